@@ -1,0 +1,69 @@
+"""Reads settings from the environment; a bad value stops the start with a sentence."""
+
+import os
+import secrets
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+def text(name: str, default: str = "") -> str:
+    """The variable, or the content of the file that NAME_FILE points to (compose secrets), or default."""
+    if path := os.environ.get(f"{name}_FILE"):
+        try:
+            return Path(path).read_text().strip()
+        except OSError as error:
+            raise ImproperlyConfigured(
+                f"{name}_FILE points to {path}, which cannot be read: {error.strerror}"
+            ) from error
+    return os.environ.get(name, default)
+
+
+def flag(name: str, default: bool = False) -> bool:
+    value = text(name).lower()
+    if value in ("", "1", "true", "yes", "on", "0", "false", "no", "off"):
+        return value in ("1", "true", "yes", "on") if value else default
+    raise ImproperlyConfigured(f"{name} is {value!r}; it takes 1 or 0")
+
+
+def number(name: str, default: int, least: int = 0, most: int = 2**31) -> int:
+    value = text(name) or str(default)
+    if not value.isdecimal() or not least <= int(value) <= most:
+        raise ImproperlyConfigured(f"{name} is {value!r}; it takes a whole number from {least} to {most}")
+    return int(value)
+
+
+def words(name: str, default: str = "") -> list[str]:
+    """A comma-separated list."""
+    return [word.strip() for word in text(name, default).split(",") if word.strip()]
+
+
+def secret_key(data: Path, required: bool) -> str:
+    """SECRET_KEY from the environment, or one made on first start and kept in the data folder.
+
+    Raises ImproperlyConfigured where required (production) and absent: no secret has a default.
+    """
+    if value := text("SECRET_KEY"):
+        if len(value) < 32:
+            raise ImproperlyConfigured("SECRET_KEY is shorter than 32 characters")
+        return value
+    if required:
+        raise ImproperlyConfigured(
+            "PRODUCTION is set but SECRET_KEY is not. Make one: python -c 'import secrets; print(secrets.token_urlsafe(50))'"
+        )
+    return _kept_secret(data / "secret_key")
+
+
+def _kept_secret(path: Path) -> str:
+    """Several processes may start at once: the one whose exclusive link succeeds decides."""
+    if not path.exists():
+        aside = path.with_name(f"secret_key.{secrets.token_hex(4)}")
+        aside.touch(mode=0o600)
+        aside.write_text(secrets.token_urlsafe(50))
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            pass
+        finally:
+            aside.unlink()
+    return path.read_text().strip()

@@ -1,0 +1,52 @@
+"""Starts everything on this machine, and stops it all on Ctrl-C."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandParser
+
+from config import embedded
+from config.supervisor import Child, Supervisor, celery_worker, python_module, web_server
+
+
+class Command(BaseCommand):
+    help = "Start web server, workers and scheduler (and the bundled PostgreSQL and Redis), and restart what dies."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--demo", action="store_true", help="first make the demo project, where it is not there"
+        )
+        parser.add_argument(
+            "--no-gpu-worker", action="store_true", help="leave training to workers elsewhere"
+        )
+
+    def handle(self, **options: Any) -> None:
+        call_command("migrate", verbosity=0)
+        supervisor = Supervisor(self.children(options), self.stdout.write, keep=embedded.keep_alive)
+        notice = self.demo_notice() if options["demo"] else ""
+        address = f"http://{settings.HOST}:{settings.PORT}/"
+        supervisor.run(
+            ready_address=f"{address}health/",
+            ready_message=f"{notice}\n  Tastemaker answers on {address}\n  Ctrl-C stops it.\n",
+        )
+
+    def children(self, options: dict[str, Any]) -> list[Child]:
+        children = [
+            web_server(settings.HOST, settings.PORT),
+            celery_worker("default", concurrency=2),
+            Child(
+                "beat",
+                python_module("celery", "-A", "config", "beat", "--loglevel", "WARNING", "--pidfile", ""),
+            ),
+        ]
+        if not options["no_gpu_worker"]:
+            children.insert(2, celery_worker("gpu", concurrency=1))
+        return children
+
+    def demo_notice(self) -> str:
+        from config.demo import make_demo_project
+
+        passwords = make_demo_project()
+        lines = [f"    {name:<10} {password}" for name, password in passwords.items()]
+        return "\n".join(["", "  First-run accounts, shown once:", *lines]) if lines else ""

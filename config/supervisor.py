@@ -1,0 +1,157 @@
+"""Keeps child processes alive until asked to stop, and then leaves none behind."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from django.conf import settings
+
+STOP_SECONDS = 20  # for a worker to finish what it may finish; then it is killed
+RESTART_PAUSE_SECONDS = 1.0  # doubled with each early death, so that a broken child does not spin
+LONGEST_PAUSE_SECONDS = 30.0
+SETTLED_SECONDS = 30.0  # a child that lived so long starts afresh with the shortest pause
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Child:
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen | None = None
+    started_at: float = 0.0
+    pause_seconds: float = RESTART_PAUSE_SECONDS
+    start_again_at: float = 0.0
+
+    def start(self) -> None:
+        log = settings.DATA / "logs" / f"{self.name}.log"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("ab") as output:
+            # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which stops
+            # the children in order.
+            self.process = subprocess.Popen(
+                self.command, cwd=settings.BASE_DIR, env=os.environ | self.environment, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=output, start_new_session=True, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+        self.started_at = time.monotonic()
+
+    def died(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def plan_restart(self) -> None:
+        lived = time.monotonic() - self.started_at
+        if lived > SETTLED_SECONDS:
+            self.pause_seconds = RESTART_PAUSE_SECONDS
+        self.start_again_at = time.monotonic() + self.pause_seconds
+        self.pause_seconds = min(2 * self.pause_seconds, LONGEST_PAUSE_SECONDS)
+        self.process = None
+
+    def signal(self, number: int) -> None:
+        """To the whole session of the child, so that its own children hear it too when it is killed."""
+        if self.process is None:
+            return
+        try:
+            if number == signal.SIGKILL:
+                os.killpg(self.process.pid, number)
+            else:
+                self.process.send_signal(number)
+        except ProcessLookupError:
+            pass
+
+
+class Supervisor:
+    """Starts children in order, restarts what dies, stops all on SIGINT or SIGTERM.
+
+    keep is called about once a second and keeps alive what is not a child of ours (the bundled servers).
+    """
+
+    def __init__(self, children: list[Child], say: Callable[[str], object], keep: Callable[[], None]) -> None:
+        self.children = children
+        self.say = say
+        self.keep = keep
+        self.stopping = False
+
+    def run(self, ready_address: str, ready_message: str) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.request_stop)
+        try:
+            for child in self.children:
+                child.start()
+            ready = False
+            while not self.stopping:
+                self.watch()
+                if not ready and answers(ready_address):
+                    ready = True
+                    self.say(ready_message)
+                time.sleep(0.2 if not ready else 0.5)
+        finally:
+            self.stop()
+
+    def request_stop(self, number: int, frame: object) -> None:
+        self.stopping = True
+
+    def watch(self) -> None:
+        self.keep()
+        for child in self.children:
+            if child.died():
+                self.say(
+                    f"  {child.name} ended with code {child.process.returncode}; it is started again. Its log: {settings.DATA / 'logs' / child.name}.log"
+                )
+                child.plan_restart()
+            if child.process is None and time.monotonic() >= child.start_again_at:
+                child.start()
+
+    def stop(self) -> None:
+        """First those that make work (beat, web), then those that do it."""
+        self.stopping = True
+        running = [child for child in self.children if child.process and child.process.poll() is None]
+        for child in running:
+            child.signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(child.process.poll() is None for child in running) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for child in running:
+            child.signal(signal.SIGKILL)
+            child.process.wait()
+
+
+def python_module(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", *arguments]
+
+
+def web_server(host: str, port: int) -> Child:
+    threads = 8
+    command = python_module(
+        "gunicorn", "config.wsgi", "--bind", f"{host}:{port}", "--workers", "2", "--threads", str(threads),
+        "--worker-class", "gthread", "--timeout", "120", "--graceful-timeout", "10", "--log-level", "warning",
+        "--no-control-socket",
+    )  # fmt: skip
+    return Child("web", command, {"DATABASE_POOL": str(threads)})
+
+
+def celery_worker(queue: str, concurrency: int) -> Child:
+    command = python_module(
+        "celery", "-A", "config", "worker", "--queues", queue, "--concurrency", str(concurrency),
+        "--hostname", f"{queue}@%h", "--loglevel", "INFO", "--without-gossip", "--without-mingle",
+    )  # fmt: skip
+    return Child(f"worker-{queue}", command)
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _die_with_parent() -> None:
+    """Linux: a child does not outlive a supervisor that was killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,94 @@
+"""The cast: Alice manages the project, Bob annotates, Carol reviews, Charlie may see nothing."""
+
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def embedded_servers():
+    """The bundled PostgreSQL and Valkey, running for this session alone."""
+    from django.conf import settings
+
+    from config import embedded
+
+    release = embedded.hold(settings.DATA)
+    yield settings.DATA
+    release()
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(embedded_servers, django_db_modify_db_settings_parallel_suffix):
+    """pytest-django calls this before it makes the test database."""
+
+
+@pytest.fixture(scope="session")
+def broker_url(embedded_servers):
+    from django.conf import settings
+
+    return settings.CELERY_BROKER_URL
+
+
+@pytest.fixture
+def process_environment(embedded_servers, transactional_db):
+    """Environment of a process of ours that works on the test database: a worker, a server, a command."""
+    from django.conf import settings
+    from django.db import connection
+
+    host, name = connection.settings_dict["HOST"], connection.settings_dict["NAME"]
+    return os.environ | {
+        "DATABASE_URL": f"postgresql://postgres@{quote(host, safe='')}/{name}",
+        "REDIS_URL": settings.REDIS_URL,
+        "TASTEMAKER_DATA": str(settings.DATA),
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+    }
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Real data and models beside the checkout; absent on most machines."""
+    if not SHARED.exists():
+        pytest.skip("the folder ../shared with real data and models is not here")
+    return SHARED
+
+
+def _person(name):
+    from labeling.models import User
+
+    return User.objects.create_user(
+        name.lower(), f"{name.lower()}@example.org", "a long passphrase", first_name=name
+    )
+
+
+@pytest.fixture
+def alice(db):
+    return _person("Alice")
+
+
+@pytest.fixture
+def bob(db):
+    return _person("Bob")
+
+
+@pytest.fixture
+def carol(db):
+    return _person("Carol")
+
+
+@pytest.fixture
+def charlie(db):
+    return _person("Charlie")
+
+
+@pytest.fixture
+def project(alice, bob, carol):
+    from labeling.models import Membership, Project
+
+    project = Project.objects.create(slug="support", name="Support answers", created_by=alice)
+    for person, role in [(alice, "manager"), (bob, "annotator"), (carol, "reviewer")]:
+        Membership.objects.create(project=project, user=person, role=role)
+    return project
