@@ -1,0 +1,79 @@
+"""python -m training.engine METHOD CONFIG.json OUT/
+
+Exit codes: 0 done, 2 bad config or data, 3 stopped by a guard, 143 stopped on request (the same command
+continues).
+"""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+
+from training.engine.config import METHODS, EngineError, check_sources, default_config, describe, load_config
+from training.engine.workspace import StopRequested, Workspace
+
+DONE, BAD_INPUT, GUARDED, STOPPED = 0, 2, 3, 143
+
+# Each runs as `function(config, workspace) -> result`; torch is imported only with these modules.
+RUNNERS = {
+    "sft": "training.engine.sft:train_policy",
+    "reward": "training.engine.reward_model:train_reward_model",
+    "ppo": "training.engine.ppo:train_with_ppo",
+    "generate": "training.engine.evaluate:generate",
+    "score": "training.engine.evaluate:score",
+    "evaluate": "training.engine.evaluate:evaluate",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self) -> None:
+        super().__init__(prog="python -m training.engine", add_help=False)
+        self.add_argument("method", nargs="?", choices=METHODS, help="what to do")
+        self.add_argument("config", nargs="?", help="a JSON file with the method's settings")
+        self.add_argument("out", nargs="?", help="the folder to write to; an interrupted run continues")
+        self.add_argument("--print-config", action="store_true", help="print a complete default config")
+        self.add_argument("--help", "-h", action="store_true", help="show every setting of a method")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one method; returns the exit code."""
+    parser = _Parser()
+    given = parser.parse_args(arguments)
+    if given.help or not given.method:
+        methods = [given.method] if given.method else list(METHODS)
+        print("\n\n".join([parser.format_help(), *map(describe, methods)]))
+        return DONE if given.help else BAD_INPUT
+    if given.print_config:
+        print(json.dumps(default_config(given.method), indent=1))
+        return DONE
+    if not given.config or not given.out:
+        parser.error("name a config file and a folder to write to")
+    try:
+        return _run(given.method, given.config, given.out)
+    except EngineError as error:
+        print(str(error).replace("\n", " "), file=sys.stderr)
+        return BAD_INPUT
+    except StopRequested:
+        return STOPPED
+
+
+def _run(method: str, config_path: str, out: str) -> int:
+    config = load_config(method, config_path)
+    check_sources(config)
+    workspace = Workspace(out)
+    workspace.open(config)
+    result = workspace.result()
+    if result is None:
+        module, function = RUNNERS[method].split(":")
+        try:
+            result = getattr(importlib.import_module(module), function)(config, workspace)
+        except EngineError as error:
+            workspace.events.message("error", str(error))
+            raise
+        workspace.finish(result)
+    return GUARDED if result.get("stopped_by") else DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""What a run says while it runs: events.jsonl, one JSON object a line. Standard library only."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+class EventLog:
+    """Appends events to a file; each line is written whole, at once."""
+
+    def __init__(self, path: Path) -> None:
+        _drop_torn_line(path)
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._phase = ""
+        self._phase_began = (0.0, 0)
+
+    def metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Figures of a step; what is not a finite number is left out, since JSON has no word for it."""
+        finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        self._write("metrics", step=step, metrics=finite)
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """How far a phase is; the time left is judged by the pace since the phase began."""
+        now = time.monotonic()
+        if phase != self._phase:
+            self._phase, self._phase_began = phase, (now, done)
+        began, first = self._phase_began
+        pace = (now - began) / (done - first) if done > first else None
+        left = None if pace is None else round(pace * (total - done), 1)
+        self._write("progress", phase=phase, done=done, total=total, seconds_left=left)
+
+    def message(self, level: str, text: str) -> None:
+        """Something a person should read; level is info, warning or error."""
+        self._write("message", level=level, text=text)
+
+    def result(self, result: dict[str, Any]) -> None:
+        """The outcome, once, at the end."""
+        self._write("result", result=result)
+
+    def close(self) -> None:
+        """Let the file go."""
+        os.close(self._file)
+
+    def _write(self, kind: str, **values: Any) -> None:
+        line = json.dumps({"time": time.time(), "kind": kind, **values}, allow_nan=False, ensure_ascii=False)
+        os.write(self._file, line.encode() + b"\n")
+
+
+def _drop_torn_line(path: Path) -> None:
+    """A machine that lost power may leave half a line; nothing may be appended to that."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)

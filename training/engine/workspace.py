@@ -1,0 +1,101 @@
+"""The folder of one run: its lock, config, events, result, and the wish to stop. No torch."""
+
+import fcntl
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from training.engine.config import EngineError, Settings
+from training.engine.events import EventLog
+
+LOCK_SECONDS = 15.0
+
+
+class StopRequested(Exception):
+    """Somebody asked the run to stop (SIGTERM). Exit code 143, and the same command continues."""
+
+
+class Workspace:
+    """OUT/: one engine at a time writes it, and a run is finished once it holds result.json."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.stopping = False
+
+    def open(self, config: Settings, lock_seconds: float = LOCK_SECONDS) -> None:
+        """Lock the folder, keep the config, follow signals. Raises EngineError when it is not ours."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock(lock_seconds)
+        except OSError as error:
+            raise EngineError(f"{self.folder}: cannot be written ({error})") from error
+        self._keep_config(config)
+        self.events = EventLog(self.folder / "events.jsonl")
+        signal.signal(signal.SIGTERM, self._ask_to_stop)
+
+    def result(self) -> dict[str, Any] | None:
+        """The outcome of a run that has ended here, or None."""
+        try:
+            return json.loads((self.folder / "result.json").read_text())
+        except FileNotFoundError:
+            return None
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Publish the outcome: the event first, so that whoever sees the file has had the event."""
+        self.events.result(result)
+        write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())
+
+    def check_stop(self) -> None:
+        """Raise StopRequested if somebody has asked; called where stopping loses nothing."""
+        if self.stopping:
+            raise StopRequested
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopping = True
+
+    def _lock(self, seconds: float) -> None:
+        self._lock_file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise EngineError(f"{self.folder}: another engine is writing this folder") from None
+                time.sleep(0.2)
+
+    def _keep_config(self, config: Settings) -> None:
+        path = self.folder / "config.json"
+        values = config.model_dump(mode="json")
+        if path.exists():
+            before = json.loads(path.read_text())
+            names = sorted(name for name in {*before, *values} if before.get(name) != values.get(name))
+            if names:
+                raise EngineError(f"{self.folder}: holds a run with another config ({', '.join(names)})")
+            return
+        write_atomically(path, json.dumps(values, indent=1).encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    aside = path.with_name(f".{path.name}.tmp")
+    with open(aside, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's list of names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
