@@ -1,0 +1,109 @@
+"""Projects and the people in them."""
+
+import secrets
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractUser
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+
+# No vowels and no look-alikes, so that a pseudonym spells nothing and can be read aloud.
+PSEUDONYM_LETTERS = "bcdfghjkmnpqrstvwxz23456789"
+PSEUDONYM_LENGTH = 6
+
+
+def random_pseudonym() -> str:
+    """Name a person in exports without saying who it is."""
+    letters = "".join(secrets.choice(PSEUDONYM_LETTERS) for _ in range(PSEUDONYM_LENGTH))
+    return f"annotator-{letters}"
+
+
+class User(AbstractUser):
+    """A person, or the stand-in for people whose judgments were imported."""
+
+
+class Project(models.Model):
+    class RankingPairs(models.TextChoices):
+        ALL = "all", "every ordered pair of a ranking"
+        ADJACENT = "adjacent", "neighbours in a ranking only"
+
+    slug = models.SlugField(unique=True, help_text="The project's name in addresses.")
+    name = models.CharField(max_length=200)
+    guidelines = models.TextField(blank=True, help_text="What annotators should look for, in Markdown.")
+    overlap = models.PositiveSmallIntegerField(
+        default=1,
+        validators=[MinValueValidator(1), MaxValueValidator(100)],
+        help_text="How many people judge each new comparison.",
+    )
+    lease_seconds = models.PositiveIntegerField(
+        default=900,
+        validators=[MinValueValidator(1), MaxValueValidator(86_400)],
+        help_text="How long a comparison stays reserved for the person who has it open, in seconds.",
+    )
+    ranking_pairs = models.CharField(
+        max_length=10,
+        choices=RankingPairs,
+        default=RankingPairs.ALL,
+        help_text="Which pairs a ranking of three or more becomes.",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(overlap__gte=1) & Q(overlap__lte=100), name="project_overlap_1_to_100"
+            ),
+            models.CheckConstraint(
+                condition=Q(lease_seconds__gte=1) & Q(lease_seconds__lte=86_400),
+                name="project_lease_within_a_day",
+            ),
+            models.CheckConstraint(
+                condition=Q(ranking_pairs__in=["all", "adjacent"]), name="project_ranking_pairs_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class MembershipQuerySet(models.QuerySet["Membership"]):
+    def active(self) -> "MembershipQuerySet":
+        """Those who have not left the project."""
+        return self.filter(left_at=None)
+
+
+class Membership(models.Model):
+    """A person's place in a project.
+
+    It is never deleted: judgments stay, and with them the pseudonym under which they are exported.
+    """
+
+    class Role(models.TextChoices):
+        MANAGER = "manager", "manager"
+        ANNOTATOR = "annotator", "annotator"
+        REVIEWER = "reviewer", "reviewer"
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="memberships")
+    role = models.CharField(max_length=10, choices=Role)
+    pseudonym = models.CharField(max_length=40, default=random_pseudonym, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    left_at = models.DateTimeField(null=True, blank=True)
+
+    objects = MembershipQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["project", "user"], name="membership_once_per_person"),
+            models.UniqueConstraint(fields=["project", "pseudonym"], name="membership_pseudonym_unique"),
+            models.CheckConstraint(
+                condition=Q(role__in=["manager", "annotator", "reviewer"]), name="membership_role_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.project} as {self.role}"

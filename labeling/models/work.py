@@ -1,0 +1,301 @@
+"""Comparisons, who has them, what was answered, and the preferences that follow from it."""
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import Now
+
+from labeling.models.content import Completion, Prompt
+from labeling.models.projects import Project, User
+
+MIN_CANDIDATES = 2
+MAX_CANDIDATES = 8
+
+
+class ComparisonQuerySet(models.QuerySet["Comparison"]):
+    def open(self) -> "ComparisonQuerySet":
+        """Those that still want judgments."""
+        return self.filter(closed_at=None)
+
+    def open_for(self, annotator: User) -> "ComparisonQuerySet":
+        """Those with room for another person, which this one has neither answered nor put aside.
+
+        In the order in which they are to be asked. Both conditions look only at the few assignments of
+        a comparison, so closed comparisons cost nothing.
+        """
+        theirs = Assignment.objects.filter(comparison=OuterRef("pk"), annotator=annotator)
+        room = (
+            Assignment.objects.holding_slot()
+            .filter(comparison=OuterRef("pk"))
+            .order_by()
+            .values("comparison")
+            .annotate(held=models.Count("pk"))
+            .values("held")
+        )
+        return (
+            self.open()
+            .exclude(Exists(theirs.filter(~Q(outcome="") | Q(slot__isnull=False, leased_until__gt=Now()))))
+            .annotate(held=models.functions.Coalesce(models.Subquery(room), 0))
+            .filter(held__lt=F("overlap"))
+            .order_by("priority", "id")
+        )
+
+
+class Comparison(models.Model):
+    """A prompt with two or more completions side by side, wanted judged by `overlap` people."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="comparisons")
+    prompt = models.ForeignKey(Prompt, on_delete=models.RESTRICT, related_name="comparisons")
+    overlap = models.PositiveSmallIntegerField()
+    priority = models.SmallIntegerField(default=0, help_text="Lower is asked first.")
+    import_key = models.CharField(max_length=64, null=True, blank=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    closed_at = models.DateTimeField(null=True, blank=True)
+
+    objects = ComparisonQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(overlap__gte=1), name="comparison_overlap_at_least_1"),
+            models.UniqueConstraint(
+                fields=["project", "import_key"],
+                condition=Q(import_key__isnull=False),
+                name="comparison_imported_once",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["project", "priority", "id"],
+                condition=Q(closed_at__isnull=True),
+                name="comparison_open",
+            ),
+            models.Index(fields=["project", "id"], name="comparison_by_project"),
+        ]
+
+    def __str__(self) -> str:
+        return f"comparison {self.pk}"
+
+
+class Candidate(models.Model):
+    """A completion on offer in a comparison. The database wants 2 to 8, all of the comparison's prompt."""
+
+    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="candidates")
+    completion = models.ForeignKey(Completion, on_delete=models.RESTRICT, related_name="candidacies")
+    position = models.PositiveSmallIntegerField()
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["comparison", "completion"], name="candidate_once_per_comparison"
+            ),
+            models.UniqueConstraint(fields=["comparison", "position"], name="candidate_position_unique"),
+            models.CheckConstraint(
+                condition=Q(position__gte=0) & Q(position__lt=MAX_CANDIDATES),
+                name="candidate_position_0_to_7",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"candidate {self.position} of {self.comparison_id}"
+
+
+class AssignmentQuerySet(models.QuerySet["Assignment"]):
+    def holding_slot(self) -> "AssignmentQuerySet":
+        """Live leases and judgments: what keeps others out of a comparison."""
+        return self.filter(Q(outcome="judged") | Q(outcome="", leased_until__gt=Now()), slot__isnull=False)
+
+    def live(self) -> "AssignmentQuerySet":
+        """Leases that run."""
+        return self.filter(outcome="", slot__isnull=False, leased_until__gt=Now())
+
+    def expired(self) -> "AssignmentQuerySet":
+        """Leases that ran out and whose slot nobody has taken yet."""
+        return self.filter(outcome="", slot__isnull=False, leased_until__lte=Now())
+
+
+class Assignment(models.Model):
+    """A comparison handed to one annotator: a lease first, then how it ended.
+
+    A live lease or a judgment holds a slot of the comparison; there are `overlap` of them, so there can
+    never be more judgments than were asked for.
+    """
+
+    class Outcome(models.TextChoices):
+        NONE = "", "open"
+        JUDGED = "judged", "judged"
+        SKIPPED = "skipped", "skipped"
+        FLAGGED = "flagged", "flagged"
+
+    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="assignments")
+    annotator = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="assignments"
+    )
+    slot = models.SmallIntegerField(null=True, blank=True)
+    sides = ArrayField(
+        models.PositiveSmallIntegerField(),
+        help_text="Positions of the candidates in the order shown, drawn at random.",
+    )
+    leased_until = models.DateTimeField()
+    created_at = models.DateTimeField(auto_now_add=True)
+    outcome = models.CharField(max_length=10, choices=Outcome, default="", blank=True)
+    outcome_reason = models.CharField(max_length=200, blank=True)
+    outcome_text = models.TextField(blank=True)
+    outcome_at = models.DateTimeField(null=True, blank=True)
+
+    objects = AssignmentQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["comparison", "annotator"], name="assignment_once_per_person"),
+            models.UniqueConstraint(
+                fields=["comparison", "slot"],
+                condition=Q(slot__isnull=False),
+                name="assignment_slot_held_once",
+            ),
+            models.CheckConstraint(
+                condition=Q(outcome__in=["", "judged", "skipped", "flagged"]), name="assignment_outcome_known"
+            ),
+            models.CheckConstraint(
+                condition=~Q(outcome="judged") | Q(slot__isnull=False), name="assignment_judged_holds_slot"
+            ),
+            models.CheckConstraint(
+                condition=~Q(outcome__in=["skipped", "flagged"]) | Q(slot__isnull=True),
+                name="assignment_put_aside_frees_slot",
+            ),
+            # Target of the foreign key by which a judgment repeats its assignment's comparison and person.
+            models.UniqueConstraint(
+                fields=["id", "comparison", "annotator"], name="assignment_id_comparison_annotator"
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["annotator", "id"],
+                condition=Q(outcome="", slot__isnull=False),
+                name="assignment_leased",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"assignment {self.pk}"
+
+
+class JudgmentQuerySet(models.QuerySet["Judgment"]):
+    def current(self) -> "JudgmentQuerySet":
+        """Those neither revised nor withdrawn."""
+        return self.filter(is_current=True)
+
+
+class Judgment(models.Model):
+    """One annotator's answer to one comparison. A change is a new revision; the old one stays."""
+
+    class Verdict(models.TextChoices):
+        PREFERRED = "preferred", "one is better"
+        TIE = "tie", "equally good"
+        ALL_BAD = "all_bad", "all are bad"
+
+    assignment = models.ForeignKey(Assignment, on_delete=models.CASCADE, related_name="judgments")
+    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="judgments")
+    annotator = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="judgments"
+    )
+    revision = models.PositiveSmallIntegerField(default=1)
+    is_current = models.BooleanField(default=True)
+    superseded_at = models.DateTimeField(null=True, blank=True)
+    verdict = models.CharField(max_length=10, choices=Verdict)
+    ranking = models.JSONField(
+        null=True, blank=True, help_text="Candidate positions, best first, ties grouped: [[1], [0, 2]]."
+    )
+    strength = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="1 slightly, 2 clearly, 3 much better."
+    )
+    reason = models.TextField(blank=True)
+    client_key = models.UUIDField()
+    seconds_spent = models.FloatField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = JudgmentQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["comparison", "annotator"],
+                condition=Q(is_current=True),
+                name="judgment_one_current_per_person",
+            ),
+            models.UniqueConstraint(fields=["assignment", "revision"], name="judgment_revision_unique"),
+            models.UniqueConstraint(fields=["annotator", "client_key"], name="judgment_sent_once"),
+            models.CheckConstraint(
+                condition=Q(verdict__in=["preferred", "tie", "all_bad"]), name="judgment_verdict_known"
+            ),
+            models.CheckConstraint(
+                condition=~Q(verdict="preferred") | Q(ranking__isnull=False),
+                name="judgment_preferred_says_what",
+            ),
+            models.CheckConstraint(
+                condition=Q(strength__isnull=True) | Q(strength__gte=1, strength__lte=3),
+                name="judgment_strength_1_to_3",
+            ),
+            models.CheckConstraint(
+                condition=Q(is_current=True, superseded_at__isnull=True)
+                | Q(is_current=False, superseded_at__isnull=False),
+                name="judgment_superseded_has_time",
+            ),
+            models.CheckConstraint(
+                condition=Q(seconds_spent__isnull=True) | Q(seconds_spent__gte=0),
+                name="judgment_seconds_not_negative",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["annotator", "id"], condition=Q(is_current=True), name="judgment_current_by_person"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"judgment {self.pk}"
+
+
+class PreferenceQuerySet(models.QuerySet["Preference"]):
+    def current(self) -> "PreferenceQuerySet":
+        """Those that follow from judgments which still stand."""
+        return self.filter(judgment__is_current=True)
+
+
+class Preference(models.Model):
+    """One completion chosen over another. In a tie both are meant alike, and their order means nothing."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="preferences")
+    prompt = models.ForeignKey(Prompt, on_delete=models.RESTRICT, related_name="preferences")
+    judgment = models.ForeignKey(Judgment, on_delete=models.CASCADE, related_name="preferences")
+    chosen = models.ForeignKey(Completion, on_delete=models.RESTRICT, related_name="chosen_in")
+    rejected = models.ForeignKey(Completion, on_delete=models.RESTRICT, related_name="rejected_in")
+    tie = models.BooleanField(default=False)
+    both_bad = models.BooleanField(default=False)
+    strength = models.PositiveSmallIntegerField(
+        default=1, help_text="0 for a tie; 1 slightly or not said, 2 clearly, 3 much better."
+    )
+    weight = models.FloatField(
+        default=1.0, help_text="The pairs of one judgment weigh 1 together, however many they are."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = PreferenceQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=~Q(chosen=F("rejected")), name="preference_of_two"),
+            models.UniqueConstraint(fields=["judgment", "chosen", "rejected"], name="preference_once"),
+            models.CheckConstraint(
+                condition=Q(tie=True, strength=0) | Q(tie=False, strength__gte=1, strength__lte=3),
+                name="preference_strength_0_is_tie",
+            ),
+            models.CheckConstraint(
+                condition=Q(weight__gt=0) & Q(weight__lte=1), name="preference_weight_0_to_1"
+            ),
+        ]
+        indexes = [models.Index(fields=["project", "id"], name="preference_by_project")]
+
+    def __str__(self) -> str:
+        return f"preference {self.pk}"
