@@ -123,6 +123,7 @@ def _start_postgres(data: Path) -> None:
     _prepare_postgres_folder(folder)
     if _defunct(folder / "postmaster.pid"):
         (folder / "postmaster.pid").unlink()
+        (_socket_folder(folder) / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
     if not (folder / "PG_VERSION").exists():
         _postgres(
             "initdb",

@@ -1,0 +1,119 @@
+"""The bundled servers, really started, shared, killed and stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from config import embedded
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLDER = """
+import sys, time
+from pathlib import Path
+from config import embedded
+release = embedded.hold(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.readline()
+release()
+"""
+
+
+@pytest.fixture
+def data(tmp_path):
+    yield tmp_path
+    embedded.stop(tmp_path)
+
+
+def hold_elsewhere(data):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(data)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def answers(data):
+    try:
+        psycopg.connect(embedded.database_url(data)).close()
+        return bool(redis.from_url(embedded.redis_url(data)).ping())
+    except (psycopg.OperationalError, redis.RedisError):
+        return False
+
+
+def test_both_servers_answer_while_somebody_holds_them(data):
+    release = embedded.hold(data)
+    assert answers(data)
+    release()
+    assert not answers(data)
+
+
+def test_the_last_to_leave_stops_them(data):
+    release = embedded.hold(data)
+    other = hold_elsewhere(data)
+    release()
+    assert answers(data)
+    other.communicate("\n")
+    assert not answers(data)
+
+
+def test_a_holder_that_was_killed_counts_no_longer(data):
+    other = hold_elsewhere(data)
+    other.kill()
+    other.wait()
+    release = embedded.hold(data)
+    release()
+    assert not answers(data)
+
+
+def test_many_processes_may_start_at_once(data):
+    holders = [
+        subprocess.Popen([sys.executable, "-c", HOLDER, str(data)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]  # fmt: skip
+    assert [holder.stdout.readline() for holder in holders] == ["held\n"] * 4
+    for holder in holders:
+        holder.communicate("\n")
+        assert holder.returncode == 0
+    assert not answers(data)
+
+
+def test_a_killed_server_is_started_again_with_its_data(data):
+    release = embedded.hold(data)
+    with psycopg.connect(embedded.database_url(data), autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept (word text)")
+        connection.execute("INSERT INTO kept VALUES ('still here')")
+    postmaster = int((data / "postgres" / "postmaster.pid").read_text().split()[0])
+    os.kill(postmaster, signal.SIGKILL)
+    os.kill(int((data / "redis" / "valkey.pid").read_text()), signal.SIGKILL)
+    time.sleep(0.5)
+    embedded.start(data)
+    with psycopg.connect(embedded.database_url(data)) as connection:
+        assert connection.execute("SELECT word FROM kept").fetchone() == ("still here",)
+    assert redis.from_url(embedded.redis_url(data)).ping()
+    release()
+
+
+def test_a_data_folder_with_a_long_path_still_gets_sockets(tmp_path):
+    data = tmp_path / ("long-name-" * 12)
+    data.mkdir()
+    release = embedded.hold(data)
+    assert answers(data)
+    release()
+
+
+def test_nobody_else_on_the_machine_reaches_the_database(data):
+    release = embedded.hold(data)
+    assert (data / "postgres").stat().st_mode & 0o077 == 0
+    assert (data / "redis" / "valkey.sock").stat().st_mode & 0o077 == 0
+    release()

@@ -1,0 +1,57 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load_settings(data, **variables):
+    """What a fresh process says that reads its settings from these variables."""
+    environment = {"PATH": os.environ["PATH"], "TASTEMAKER_DATA": str(data)} | variables
+    return subprocess.run(
+        [sys.executable, "-c", "import config.settings as s; print(s.SECRET_KEY)"],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"PORT": "eighty"}, "PORT is 'eighty'; it takes a whole number from 1 to 65535"),
+        ({"DEBUG": "maybe"}, "DEBUG is 'maybe'; it takes 1 or 0"),
+        ({"PRODUCTION": "1"}, "PRODUCTION is set but SECRET_KEY is not"),
+        ({"PRODUCTION": "1", "SECRET_KEY": "s" * 50}, "PRODUCTION is set but ALLOWED_HOSTS is not"),
+        ({"SECRET_KEY": "short"}, "SECRET_KEY is shorter than 32 characters"),
+        ({"DATABASE_URL": "sqlite:///x.db"}, "DATABASE_URL names another database than PostgreSQL"),
+        ({"SECRET_KEY_FILE": "/nowhere"}, "SECRET_KEY_FILE points to /nowhere, which cannot be read"),
+    ],
+)
+def test_a_bad_setting_stops_the_start_with_a_sentence(tmp_path, variables, sentence):
+    outcome = load_settings(tmp_path, **variables)
+    assert outcome.returncode != 0
+    assert sentence in outcome.stderr
+
+
+def test_a_secret_is_made_once_and_kept_for_its_owner_alone(tmp_path):
+    first, second = load_settings(tmp_path), load_settings(tmp_path)
+    assert len(first.stdout.strip()) > 50
+    assert first.stdout == second.stdout
+    assert (tmp_path / "secret_key").stat().st_mode & 0o077 == 0
+
+
+def test_a_secret_may_come_from_a_file(tmp_path):
+    (tmp_path / "key").write_text("k" * 40 + "\n")
+    assert load_settings(tmp_path, SECRET_KEY_FILE=str(tmp_path / "key")).stdout.strip() == "k" * 40
+
+
+def test_processes_that_start_at_once_agree_on_the_secret(tmp_path):
+    command = [sys.executable, "-c", "import config.settings as s; print(s.SECRET_KEY)"]
+    environment = {"PATH": os.environ["PATH"], "TASTEMAKER_DATA": str(tmp_path)}
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    assert len({process.communicate()[0] for process in processes}) == 1
