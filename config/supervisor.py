@@ -1,17 +1,26 @@
 """Keeps child processes alive until asked to stop, and then leaves none behind."""
 
 import ctypes
+import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from django.conf import settings
+from django.core.cache import cache
+from django.utils.crypto import salted_hmac
 
+from config import embedded
+
+START_SECONDS = 60
 STOP_SECONDS = 20  # for a worker to finish what it may finish; then it is killed
 RESTART_PAUSE_SECONDS = 1.0  # doubled with each early death, so that a broken child does not spin
 LONGEST_PAUSE_SECONDS = 30.0
@@ -107,8 +116,13 @@ class Supervisor:
             if child.process is None and time.monotonic() >= child.start_again_at:
                 child.start()
 
+    def watch_until_stopped(self) -> None:
+        while not self.stopping:
+            self.watch()
+            time.sleep(0.5)
+
     def stop(self) -> None:
-        """First those that make work (beat, web), then those that do it."""
+        """Ask all to stop; kill with its own children what has not after STOP_SECONDS."""
         self.stopping = True
         running = [child for child in self.children if child.process and child.process.poll() is None]
         for child in running:
@@ -119,6 +133,72 @@ class Supervisor:
         for child in running:
             child.signal(signal.SIGKILL)
             child.process.wait()
+
+
+@contextmanager
+def running_installation(say: Callable[[str], object]) -> Iterator[str]:
+    """For the duration, start of web server, workers and beat what does not run. Yields the web address."""
+    address, children = f"http://{settings.HOST}:{settings.PORT}/", []
+    queues = consumed_queues()
+    if not answers(f"{address}health/", ours=True):
+        port = free_port()
+        address = f"http://127.0.0.1:{port}/"
+        children.append(web_server("127.0.0.1", port))
+    children += [
+        celery_worker(queue, count) for queue, count in (("default", 1), ("gpu", 1)) if queue not in queues
+    ]
+    if not queues or not beats():
+        children.append(beat())
+    if children:
+        say(f"starting for now: {', '.join(child.name for child in children)}")
+    supervisor = Supervisor(children, say, keep=embedded.keep_alive)
+    watcher = threading.Thread(target=supervisor.watch_until_stopped, daemon=True)
+    try:
+        for child in children:
+            child.start()
+        watcher.start()
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(f"{address}health/", ours=True):
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"The web server does not answer on {address}; its log is {settings.DATA / 'logs' / 'web.log'}"
+                )
+            time.sleep(0.2)
+        yield address
+    finally:
+        supervisor.stopping = True
+        if watcher.ident:
+            watcher.join()
+        supervisor.stop()
+
+
+def consumed_queues() -> set[str]:
+    """The queues that a living worker takes messages from."""
+    from config.celery import app
+
+    replies = app.control.inspect(timeout=2).active_queues() or {}
+    return {queue["name"] for queues in replies.values() for queue in queues}
+
+
+def beats() -> bool:
+    """Whether a beat sends ticks: each tick leaves a mark in Redis for a few seconds."""
+    deadline = time.monotonic() + 6
+    while time.monotonic() < deadline:
+        if cache.get("tick"):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def installation_mark() -> str:
+    """Tells one installation's web server from another's, without telling its secret."""
+    return salted_hmac("installation", "health").hexdigest()[:16]
 
 
 def python_module(*arguments: str) -> list[str]:
@@ -143,11 +223,18 @@ def celery_worker(queue: str, concurrency: int) -> Child:
     return Child(f"worker-{queue}", command)
 
 
-def answers(address: str) -> bool:
+def beat() -> Child:
+    return Child(
+        "beat", python_module("celery", "-A", "config", "beat", "--loglevel", "WARNING", "--pidfile", "")
+    )
+
+
+def answers(address: str, ours: bool = False) -> bool:
+    """Whether a web server answers there; with ours, whether it is one of this installation."""
     try:
-        with urllib.request.urlopen(address, timeout=5):
-            return True
-    except OSError:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return not ours or answer.headers["X-Installation"] == installation_mark()
+    except (OSError, http.client.HTTPException):
         return False
 
 

@@ -7,7 +7,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandParser
 
 from config import embedded
-from config.supervisor import Child, Supervisor, celery_worker, python_module, web_server
+from config.supervisor import Child, Supervisor, beat, celery_worker, web_server
 
 
 class Command(BaseCommand):

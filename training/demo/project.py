@@ -1,0 +1,43 @@
+"""Makes a project on the demo task: prompts, the first policy, and settings at which it learns."""
+
+from pathlib import Path
+
+from django.conf import settings
+from django.db import transaction
+
+from labeling.imports import import_prompts
+from labeling.models import Membership, Project, User
+from training import loop
+from training.demo import recipe
+
+HERE = Path(__file__).resolve().parent
+GUIDELINES = """\
+You read a customer's message and two answers. Choose the answer that you would rather get as that customer.
+
+1. **Does it help?** The better answer names a step that settles this very matter.
+2. **Is it about this matter?** An answer to another question is worth little, however kind.
+3. **Is it polite?** Warm beats curt, and curt beats rude.
+4. **Is it as long as it needs to be?** Rambling and repetition count against it.
+
+If you cannot tell them apart, say *tie*. If neither could be sent to a customer, say *both bad*.
+"""
+
+
+def make_project(
+    slug: str, name: str, manager: User, policy: str = "", prompts: Path | None = None
+) -> Project:
+    """A project that can start its first round. policy: folder or hub name; prompts: a JSONL file."""
+    policy = policy or settings.POLICY_MODEL
+    with transaction.atomic():
+        project = Project.objects.create(slug=slug, name=name, guidelines=GUIDELINES, created_by=manager)
+        Membership.objects.create(project=project, user=manager, role=Membership.Role.MANAGER)
+        import_prompts(prompts or HERE / "prompts.jsonl", project)
+        loop.create_loop(project, policy)
+        loop_settings = project.loop_settings
+        for field, value in recipe.LOOP.items():
+            setattr(loop_settings, field, value)
+        loop_settings.overrides = {
+            "generate": recipe.GENERATE, "reward": recipe.REWARD, "ppo": recipe.PPO, "evaluate": recipe.EVALUATE,
+        }  # fmt: skip
+        loop_settings.save()
+    return project
