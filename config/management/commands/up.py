@@ -35,10 +35,7 @@ class Command(BaseCommand):
         children = [
             web_server(settings.HOST, settings.PORT),
             celery_worker("default", concurrency=2),
-            Child(
-                "beat",
-                python_module("celery", "-A", "config", "beat", "--loglevel", "WARNING", "--pidfile", ""),
-            ),
+            beat(),
         ]
         if not options["no_gpu_worker"]:
             children.insert(2, celery_worker("gpu", concurrency=1))
