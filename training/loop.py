@@ -1,0 +1,391 @@
+"""What the loop does next. A round is moved on under its row's lock, one stage at a time, as far as it goes.
+
+Looking is harmless: `advance` may be called by anyone, at any time, any number of times. Each stage starts
+only what is not there yet, so a crash between two writes costs a repetition, never a wrong row.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from django.db import DatabaseError, transaction
+from django.db.models import Count, Max, Q
+from django.utils import timezone
+
+from labeling import datasets
+from labeling.models import Comparison, Membership, Project, User
+from training import candidates, gates, launch, runs
+from training.models import LoopSettings, ModelVersion, Promotion, Round, Run
+
+logger = logging.getLogger(__name__)
+
+Stage = Round.Stage
+MOST_POLICY_PROMPTS = 20_000
+MOST_EVALUATION_PROMPTS = 500
+LEFTOVER_PRIORITY = 10
+
+
+class RoundRefused(ValueError):
+    """What was asked of the loop cannot be done now; the message says why in a sentence."""
+
+
+class Halt(Exception):
+    """The round cannot go on by itself; the message says why and what to do."""
+
+
+# What managers ask for
+
+
+def create_loop(project: Project, policy_location: str, **fields: Any) -> LoopSettings:
+    """Register the first policy (a folder or a hub name) as policy-0 and give the project a loop."""
+    existing = LoopSettings.objects.filter(project=project).first()
+    if existing:
+        return existing
+    folder = Path(policy_location)
+    digest = launch.weights_sha256(folder) if folder.is_dir() else ""
+    with transaction.atomic():
+        first = runs.register(project, ModelVersion.Kind.POLICY, policy_location, digest)
+        Promotion.objects.create(project=project, version=first)
+        return LoopSettings.objects.create(project=project, first_policy=first, policy=first, **fields)
+
+
+def start_round(
+    project: Project, user: User | None = None, collect: bool = True, seed: int | None = None
+) -> Round:
+    """Open a round. Without `collect` it trains at once, on the answers that are there.
+
+    Raises RoundRefused while another round is open; the database allows one only.
+    """
+    with transaction.atomic():
+        settings = LoopSettings.objects.select_for_update(no_key=True).filter(project=project).first()
+        if settings is None:
+            raise RoundRefused("This project has no first policy yet.")
+        if current := open_round(project):
+            raise RoundRefused(f"Round {current.number} is still {current.get_stage_display()}.")
+        stage = Stage.GENERATE if collect else Stage.REWARD
+        last = Round.objects.filter(project=project).aggregate(last=Max("number"))["last"] or 0
+        round = Round.objects.create(
+            project=project,
+            number=last + 1,
+            stage=stage,
+            target=settings.comparisons_per_round,
+            seed=secrets.randbelow(2**31) if seed is None else seed,
+            policy=settings.policy,
+            times={stage: timezone.now().isoformat()},
+            started_by=user,
+        )
+        _look_soon(round)
+    return round
+
+
+def open_round(project: Project) -> Round | None:
+    return Round.objects.filter(project=project, outcome="").first()
+
+
+def train_now(round: Round) -> None:
+    """Stop collecting: train on the answers that are there. Raises RoundRefused where it is not collecting."""
+    waiting = Round.objects.filter(pk=round.pk, outcome="", stage__in=[Stage.GENERATE, Stage.COLLECT])
+    if not waiting.update(train_requested_at=timezone.now()):
+        raise RoundRefused(f"Round {round.number} is not collecting answers.")
+    _look_soon(round)
+
+
+def retry(round: Round) -> None:
+    """Try a halted round's stage again: failed runs are set aside, gates are held against today's limits."""
+    with transaction.atomic():
+        LoopSettings.objects.select_for_update(no_key=True).get(project=round.project)
+        if open_round(round.project):
+            raise RoundRefused("Another round is open; it has to end first.")
+        halted = Round.objects.filter(pk=round.pk, outcome=Round.Outcome.HALTED)
+        if not halted.update(outcome="", message="", finished_at=None):
+            raise RoundRefused(f"Round {round.number} is not halted.")
+        ended_badly = [Run.Status.FAILED, Run.Status.STOPPED]
+        Run.objects.filter(round=round, stage=round.stage, status__in=ended_badly).update(stage="")
+        _look_soon(round)
+
+
+def cancel(round: Round, user: User | None = None) -> None:
+    """End an open or halted round. Its answers stay, and the next round trains on them too."""
+    ended = Round.objects.filter(pk=round.pk, outcome__in=["", Round.Outcome.HALTED]).update(
+        outcome=Round.Outcome.CANCELLED,
+        finished_at=timezone.now(),
+        message=f"Cancelled by {user}." if user else "Cancelled.",
+    )
+    if not ended:
+        raise RoundRefused(f"Round {round.number} is already over.")
+    for run in Run.objects.unfinished().filter(round=round):
+        runs.request_stop(run, user)
+    _put_leftovers_last(round)
+
+
+def promote(version: ModelVersion, user: User | None = None, round: Round | None = None) -> Promotion:
+    """Put a policy in use: the next round starts from it. Rolling back is promoting an earlier one."""
+    if version.kind != ModelVersion.Kind.POLICY:
+        raise RoundRefused(f"{version.name} is a reward model; only a policy can be put in use.")
+    with transaction.atomic():
+        settings = LoopSettings.objects.select_for_update(no_key=True).get(project=version.project)
+        previous, settings.policy = settings.policy, version
+        settings.save(update_fields=["policy"])
+        return Promotion.objects.create(
+            project=version.project, version=version, previous=previous, promoted_by=user, round=round
+        )
+
+
+def _look_soon(round: Round) -> None:
+    transaction.on_commit(lambda: runs.send("training.tasks.advance_round", round.pk))
+
+
+# Moving on
+
+
+def advance_open() -> None:
+    for round_id in Round.objects.filter(outcome="").order_by("id").values_list("pk", flat=True):
+        advance(round_id)
+
+
+def advance(round_id: int) -> None:
+    """Take a round through every stage that can be passed now."""
+    while _step(round_id):
+        pass
+
+
+def _step(round_id: int) -> bool:
+    """One stage further, if its work is done. False where it waits, is over, or another process has it."""
+    with transaction.atomic():
+        round = (
+            Round.objects.select_for_update(skip_locked=True, no_key=True, of=("self",))
+            .select_related("project__loop_settings")
+            .filter(pk=round_id, outcome="")
+            .first()
+        )
+        if round is None or round.project.loop_settings.paused:
+            return False
+        try:
+            with transaction.atomic():
+                following = STAGES[round.stage](round, round.project.loop_settings)
+        except (Halt, runs.RunRefused) as reason:
+            _halt(round, str(reason))
+            return False
+        except DatabaseError:
+            raise
+        except Exception as error:
+            logger.exception("%s of project %s", round, round.project_id)
+            _halt(round, f"The loop met an error while {round.get_stage_display()}: {error}")
+            return False
+        if following is None:
+            return False
+        round.stage = following
+        round.times[following] = timezone.now().isoformat()
+        round.save()
+        return following != Stage.DONE
+
+
+def _halt(round: Round, reason: str) -> None:
+    round.refresh_from_db()
+    round.outcome, round.message, round.finished_at = Round.Outcome.HALTED, reason, timezone.now()
+    round.save(update_fields=["outcome", "message", "finished_at"])
+
+
+def _generate(round: Round, settings: LoopSettings) -> str | None:
+    """Sample candidates from the policy in use, and from round 2 on a share from the first one."""
+    rng = random.Random(round.seed)
+    plan = {round.policy: settings.candidates_per_prompt}
+    if round.policy_id != settings.first_policy_id and settings.first_policy_share:
+        theirs = max(1, round_half_up(settings.candidates_per_prompt * settings.first_policy_share))
+        plan = {round.policy: max(1, settings.candidates_per_prompt - theirs), settings.first_policy: theirs}
+    prompts = candidates.prompts_for_round(round, settings.eval_share, rng)
+    if not prompts:
+        raise Halt("There are no prompts yet. Import some, then try again.")
+    path = candidates.write_prompts(prompts)
+    sampled = [
+        _run(round, settings, "generate", {"prompts": path, "samples_per_prompt": count}, input_model=version)
+        for version, count in plan.items()
+    ]
+    if not all(run.status == Run.Status.DONE for run in sampled):
+        return None
+    made = candidates.put_before_people(
+        round, sampled, settings.eval_share, settings.candidates_per_comparison
+    )
+    if not made:
+        raise Halt(
+            f"{round.policy.name} answered every prompt with one text only, so there is nothing to compare. "
+            "Raise the temperatures of generate."
+        )
+    round.candidates_written = sum(run.generations.count() for run in sampled)
+    round.target = min(round.target, made)
+    return Stage.COLLECT
+
+
+def _collect(round: Round, settings: LoopSettings) -> str | None:
+    judged, answerable = progress(round)
+    if not round.train_requested_at and judged < round.target and (answerable or not judged):
+        return None
+    round.collected = judged
+    _put_leftovers_last(round)
+    return Stage.REWARD
+
+
+def progress(round: Round) -> tuple[int, int]:
+    """How many of a round's comparisons are judged, and how many somebody could still answer.
+
+    What everyone has skipped or flagged would keep the round waiting for ever.
+    """
+    mine = Comparison.objects.filter(in_round__round=round)
+    judged = mine.filter(closed_at__isnull=False).count()
+    people = (
+        Membership.objects.active()
+        .filter(project=round.project)
+        .exclude(role=Membership.Role.REVIEWER)
+        .count()
+    )
+    put_aside = Count("assignments", filter=Q(assignments__outcome__in=["skipped", "flagged", "judged"]))
+    answerable = mine.open().annotate(put_aside=put_aside).filter(put_aside__lt=people).count()
+    return judged, answerable
+
+
+def _put_leftovers_last(round: Round) -> None:
+    """What nobody answered in time is worth less than the next round's candidates."""
+    left = Comparison.objects.open().filter(in_round__round=round)
+    Comparison.objects.filter(pk__in=left.values("pk")).update(priority=LEFTOVER_PRIORITY)
+
+
+def _reward(round: Round, settings: LoopSettings) -> str | None:
+    """Train the reward model anew from the first policy, on all answers ever given."""
+    if round.dataset_version is None:
+        version = datasets.freeze(round.project, created_by=round.started_by)
+        if not version.train_count or not version.eval_count:
+            raise Halt(
+                f"There are {version.train_count} preferences to learn from and {version.eval_count} on held-out prompts; "
+                "both are needed. Collect more answers."
+            )
+        round.dataset_version = version
+        round.save(update_fields=["dataset_version"])
+    run = _run(
+        round,
+        settings,
+        "reward",
+        {},
+        input_model=settings.first_policy,
+        dataset_version=round.dataset_version,
+    )
+    if run.status != Run.Status.DONE:
+        return None
+    round.reward = run.model_version
+    return Stage.REWARD_GATE
+
+
+def _reward_gate(round: Round, settings: LoopSettings) -> str:
+    checks = gates.reward_checks(
+        round.reward.metrics, settings.minimum_accuracy_bound, settings.minimum_held_out_pairs
+    )
+    _keep_checks(round, Stage.REWARD_GATE, checks)
+    if not gates.passed(checks):
+        raise Halt(f"PPO was not started: {round.reward.name} did not pass its gate. {gates.refusal(checks)}")
+    return Stage.POLICY
+
+
+def _policy(round: Round, settings: LoopSettings) -> str | None:
+    """PPO from the policy in use, held close to the first one."""
+    rng = random.Random(round.seed)
+    prompts = candidates.choose_prompts(round.project, MOST_POLICY_PROMPTS, "train", rng)
+    if not prompts:
+        raise Halt("There are no prompts to train on; all of them are held out. Import more prompts.")
+    values = {
+        "prompts": candidates.write_prompts(prompts),
+        "reference_model": settings.first_policy.path,
+        "kl_budget_nats": settings.kl_budget_nats,
+    }
+    run = _run(round, settings, "ppo", values, input_model=round.policy, reward_model=round.reward)
+    if run.status != Run.Status.DONE:
+        return None
+    round.new_policy = run.model_version
+    return Stage.POLICY_GATE
+
+
+def _policy_gate(round: Round, settings: LoopSettings) -> str | None:
+    prompts = candidates.choose_prompts(
+        round.project, MOST_EVALUATION_PROMPTS, "eval", random.Random(round.seed)
+    )
+    if not prompts:
+        raise Halt("There are no held-out prompts to check the policy on. Import more prompts.")
+    values = {"prompts": candidates.write_prompts(prompts), "baseline_model": settings.first_policy.path}
+    run = _run(round, settings, "evaluate", values, input_model=round.new_policy, reward_model=round.reward)
+    if run.status != Run.Status.DONE:
+        return None
+    ModelVersion.objects.filter(pk=round.new_policy_id).update(
+        metrics=round.new_policy.metrics | {"evaluation": run.result}
+    )
+    checks = gates.policy_checks(
+        run.result,
+        settings.kl_budget_nats,
+        settings.minimum_win_rate_bound,
+        settings.maximum_identical_share,
+        settings.minimum_ended_share,
+    )
+    _keep_checks(round, Stage.POLICY_GATE, checks)
+    if not gates.passed(checks):
+        raise Halt(f"{round.new_policy.name} was not published. {gates.refusal(checks)}")
+    return Stage.PUBLISH
+
+
+def _publish(round: Round, settings: LoopSettings) -> str:
+    promote(round.new_policy, round=round)
+    round.outcome, round.finished_at = Round.Outcome.PUBLISHED, timezone.now()
+    round.message = f"{round.new_policy.name} is in use."
+    if settings.continuous:
+        transaction.on_commit(lambda: _start_next(round.project))
+    return Stage.DONE
+
+
+def _start_next(project: Project) -> None:
+    try:
+        start_round(project)
+    except RoundRefused as reason:
+        logger.info("no next round: %s", reason)
+
+
+STAGES: dict[str, Callable[[Round, LoopSettings], str | None]] = {
+    Stage.GENERATE: _generate,
+    Stage.COLLECT: _collect,
+    Stage.REWARD: _reward,
+    Stage.REWARD_GATE: _reward_gate,
+    Stage.POLICY: _policy,
+    Stage.POLICY_GATE: _policy_gate,
+    Stage.PUBLISH: _publish,
+}
+
+
+def _keep_checks(round: Round, gate: str, checks: list[gates.Check]) -> None:
+    """Written outside the stage's savepoint by the caller's save, and kept where the gate refuses."""
+    kept = round.gates | {gate: [check.as_dict() for check in checks]}
+    Round.objects.filter(pk=round.pk).update(gates=kept)
+    round.gates = kept
+
+
+def _run(round: Round, settings: LoopSettings, method: str, values: dict[str, Any], **links: Any) -> Run:
+    """The stage's run of this method and model, started if it is not there. Raises Halt where it ended badly."""
+    run = (
+        Run.objects.select_related("model_version", "input_model", "project")
+        .filter(round=round, stage=round.stage, method=method, input_model=links["input_model"])
+        .order_by("-id")
+        .first()
+    )
+    if run is None:
+        config = {"seed": round.seed} | settings.overrides.get(method, {}) | values
+        return runs.start(
+            round.project, method, config, round.started_by, round=round, stage=round.stage, **links
+        )
+    if run.status == Run.Status.STOPPED:
+        raise Halt(f"Run {run.pk} ({method}) was stopped. Try again when it should go on.")
+    if run.status == Run.Status.FAILED:
+        raise Halt(f"Run {run.pk} ({method}) failed. {run.message}")
+    return run
+
+
+def round_half_up(value: float) -> int:
+    return int(value + 0.5)
