@@ -93,7 +93,13 @@ class Sft(Training):
     )
     epochs: int = Field(3, ge=1, le=1000, description="Times each demonstration is seen.")
     batch_size: int = Field(64, ge=1, description="Demonstrations per optimiser step.")
-    learning_rate: float = Field(5e-5, gt=0, le=1, description="Highest learning rate of the run.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Highest learning rate of the run; "
+        "null suits the model's size: 0.4 / sqrt(parameters), ten times that for adapters.",
+    )
     log_every_steps: int = Field(10, ge=1, description="Steps between two rows of metrics.")
 
 
@@ -124,7 +130,13 @@ class Reward(Training):
     )
     epochs: int = Field(3, ge=1, le=100, description="Times each preference is seen.")
     batch_size: int = Field(32, ge=1, description="Preferences per optimiser step.")
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="Highest learning rate of the run.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Highest learning rate of the run; "
+        "null suits the model's size: 0.4 / sqrt(parameters), ten times that for adapters.",
+    )
     center_coefficient: float = Field(
         0.01,
         ge=0,
@@ -179,7 +191,9 @@ class Ppo(Training):
         1.0, gt=0, le=10, description="Sampling temperature; divides the logits in every place."
     )
     learning_rate: float = Field(1e-5, gt=0, le=1, description="Highest learning rate of the policy.")
-    critic_learning_rate: float = Field(3e-5, gt=0, le=1, description="Highest learning rate of the critic.")
+    critic_learning_rate: float | None = Field(
+        None, gt=0, le=1, description="Highest learning rate of the critic; null is 3 times the policy's."
+    )
     critic_warmup_steps: int = Field(3, ge=0, description="First iterations in which only the critic learns.")
     discount: float = Field(1.0, gt=0, le=1, description="Discount per token (gamma).")
     gae_lambda: float = Field(

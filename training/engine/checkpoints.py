@@ -1,0 +1,112 @@
+"""Checkpoints: written aside, flushed to disk, renamed; a torn one is skipped for the one before.
+
+checkpoints/step-00000050/ holds tensors.safetensors (weights), state.pt (optimiser and small things, read
+back with weights_only=True) and manifest.json with the size and SHA-256 of both.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.engine.config import EngineError
+from training.engine.events import EventLog
+from training.engine.workspace import sync_folder, write_atomically
+
+KEPT = 2  # the last one, and the one before should that turn out torn
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state between two steps."""
+
+    step: int  # steps done
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]  # tensors, numbers, strings, lists and dicts of these
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, events: EventLog) -> None:
+        self.folder = folder / "checkpoints"
+        self.events = events
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> None:
+        """Write one, then let older ones go. Raises EngineError when the disk refuses; older ones stay."""
+        target = self.folder / f"step-{step:08d}"
+        aside = self.folder / f".step-{step:08d}.tmp"
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(plain, aside / "tensors.safetensors")
+            torch.save(state, aside / "state.pt")
+            names = ("tensors.safetensors", "state.pt")
+            manifest = {name: _fingerprint(aside / name, flush=True) for name in names}
+            write_atomically(aside / "manifest.json", json.dumps({"step": step, "files": manifest}).encode())
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(aside, target)
+            sync_folder(self.folder)
+        except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise EngineError(f"{target}: the checkpoint cannot be written ({error})") from error
+        for old in self._folders()[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def load(self) -> Checkpoint | None:
+        """The latest whole one, or None."""
+        for folder in reversed(self._folders()):
+            try:
+                return _read(folder)
+            except (OSError, ValueError, KeyError) as error:
+                self.events.message("warning", f"{folder.name} is damaged and was skipped: {error}")
+        return None
+
+    def _folders(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
+
+
+def _fingerprint(path: Path, flush: bool = False) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if flush:
+            os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _read(folder: Path) -> Checkpoint:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, expected in manifest["files"].items():
+        if _fingerprint(folder / name) != expected:
+            raise ValueError(f"{name} is not what was written")
+    state = torch.load(folder / "state.pt", weights_only=True)
+    return Checkpoint(manifest["step"], load_file(folder / "tensors.safetensors"), state)
+
+
+def restore(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Copy saved weights over live ones, by name. Raises ValueError when the names differ."""
+    if parameters.keys() != saved.keys():
+        raise ValueError("the checkpoint holds other weights than this run trains")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Several networks' weights in one file: names get their network's name in front."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One network's weights out of such a file."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

@@ -1,0 +1,185 @@
+"""Methods that change no weights: generate completions, score them, hold two policies side by side."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from training.engine.batches import Encoder, Tokens, row_sums, token_batches
+from training.engine.config import Evaluate, Generate, Score, Settings
+from training.engine.generation import Completion, Sampling, sample
+from training.engine.guards import text_metrics
+from training.engine.intervals import mean_interval, share_interval
+from training.engine.networks import (
+    Policy,
+    generator,
+    load_policy,
+    load_scorer,
+    same_tokenizer,
+    settle,
+)
+from training.engine.records import CompletionRecord, PromptRecord, ScoreRecord, read_records
+from training.engine.tensors import exact_kl
+from training.engine.workspace import Workspace, write_atomically
+
+CHUNK = 64  # Prompts between two reports of progress, and between two chances to stop.
+
+
+def generate(config: Generate, workspace: Workspace) -> dict[str, Any]:
+    """Sample completions of every prompt; leaves OUT/completions.jsonl."""
+    prompts = read_records(config.prompts, PromptRecord)
+    runtime = settle(config)
+    policy = load_policy(config.model, config, runtime)
+    how = Sampling(
+        config.max_completion_tokens,
+        config.temperatures,
+        config.samples_per_prompt,
+        config.top_k,
+        config.top_p,
+    )
+    _, records = sample_records(policy, prompts, how, config, workspace, "generate")
+    write_records(workspace.folder / "completions.jsonl", records)
+    return {"prompts": len(prompts), "completions": len(records), **describe_samples(records)}
+
+
+def score(config: Score, workspace: Workspace) -> dict[str, Any]:
+    """Score completions; leaves OUT/scores.jsonl, a row for each, in the same order."""
+    records = read_records(config.completions, CompletionRecord)
+    runtime = settle(config)
+    judge = load_scorer(config.model, config, runtime)
+    encoder = Encoder(judge.tokenizer, judge.end_tokens, config)
+    rows = encode_answers(encoder, records, [record.completion for record in records])
+    encoder.report(workspace.events)
+    scores: list[float] = []
+    for begin in range(0, len(rows), CHUNK):
+        workspace.check_stop()
+        scores += judge.score_rows(rows[begin : begin + CHUNK], config.micro_batch_tokens).tolist()
+        workspace.events.progress("score", len(scores), len(rows))
+    scored = [
+        ScoreRecord(**record.model_dump(include={"id", "prompt", "completion", "sample"}), score=value)
+        for record, value in zip(records, scores, strict=True)
+    ]
+    write_records(workspace.folder / "scores.jsonl", scored)
+    values = torch.tensor(scores)
+    return {
+        "completions": len(scores),
+        "score_mean": float(values.mean()),
+        "score_std": float(values.std(correction=0)),
+    }
+
+
+def evaluate(config: Evaluate, workspace: Workspace) -> dict[str, Any]:
+    """Sample from both policies with the same random numbers; leaves both files of completions."""
+    prompts = read_records(config.prompts, PromptRecord)
+    runtime = settle(config)
+    policy = load_policy(config.model, config, runtime)
+    baseline = load_policy(config.baseline_model, config, runtime)
+    judge = load_scorer(config.judge_model, config, runtime) if config.judge_model else None
+    how = Sampling(config.max_completion_tokens, (config.temperature,), config.samples_per_prompt)
+    sampled, records = sample_records(policy, prompts, how, config, workspace, "sample model")
+    _, others = sample_records(baseline, prompts, how, config, workspace, "sample baseline")
+    write_records(workspace.folder / "completions.jsonl", records)
+    write_records(workspace.folder / "baseline_completions.jsonl", others)
+
+    clusters = [record.key for record in records]
+    result: dict[str, Any] = {"prompts": len(prompts), "completions": len(records)}
+    result |= describe_samples(records)
+    result |= {f"baseline_{name}": value for name, value in describe_samples(others).items()}
+    result |= {"kl_nats": None, "kl_nats_interval": None, "win_rate": None, "win_rate_interval": None}
+    if same_tokenizer(policy.tokenizer, baseline.tokenizer):
+        kl = completion_kl(policy, baseline, sampled, config.temperature or 1.0, config, workspace)
+        result["kl_nats"], result["kl_nats_interval"] = mean_interval(kl, clusters)
+    else:
+        workspace.events.message("warning", "the two policies have different tokenizers: no KL between them")
+    if judge:
+        encoder = Encoder(judge.tokenizer, judge.end_tokens, config)
+        ours, theirs = (
+            judge.score_rows(
+                encode_answers(encoder, rows, [row.completion for row in rows]), config.micro_batch_tokens
+            )
+            for rows in (records, others)
+        )
+        wins = ((ours > theirs).float() + 0.5 * (ours == theirs).float()).tolist()
+        result["win_rate"], result["win_rate_interval"] = share_interval(wins, clusters)
+        result["judge_mean"], result["baseline_judge_mean"] = float(ours.mean()), float(theirs.mean())
+    return result
+
+
+def sample_records(
+    policy: Policy,
+    prompts: Sequence[PromptRecord],
+    how: Sampling,
+    config: Settings,
+    workspace: Workspace,
+    phase: str,
+) -> tuple[list[Completion], list[CompletionRecord]]:
+    """Completions of every prompt, as ids and as rows of a file; says how far it is."""
+    encoder = Encoder(policy.tokenizer, policy.end_tokens, config)
+    ids = encoder.prompts([prompt.messages for prompt in prompts])
+    encoder.report(workspace.events)
+    sampled: list[Completion] = []
+    for number, begin in enumerate(range(0, len(ids), CHUNK)):
+        random = generator(config.seed, "sampling", number)
+        chunk = ids[begin : begin + CHUNK]
+        sampled += sample(policy, chunk, how, random, config.micro_batch_tokens, workspace.check_stop)
+        workspace.events.progress(phase, begin + len(chunk), len(ids))
+    records = []
+    for number, completion in enumerate(sampled):
+        prompt, turn = prompts[number // how.samples_per_prompt], number % how.samples_per_prompt
+        records.append(
+            CompletionRecord(
+                id=prompt.id,
+                prompt=prompt.prompt,
+                completion=encoder.text(completion.tokens, policy.end_tokens),
+                ended=completion.ended,
+                tokens=len(completion.tokens),
+                temperature=how.temperatures[turn % len(how.temperatures)],
+                sample=turn,
+                logprob=float(completion.logprobs.sum()),
+            )
+        )
+    return sampled, records
+
+
+def describe_samples(records: Sequence[CompletionRecord]) -> dict[str, float]:
+    """Length, endings and variety of some completions."""
+    lengths = [record.tokens for record in records]
+    return {
+        "length_mean": sum(lengths) / len(lengths),
+        "eos_rate": sum(record.ended for record in records) / len(records),
+        **text_metrics([record.completion for record in records]),
+    }
+
+
+@torch.no_grad()
+def completion_kl(
+    policy: Policy,
+    reference: Policy,
+    completions: Sequence[Completion],
+    temperature: float,
+    config: Settings,
+    workspace: Workspace,
+) -> list[float]:
+    """Exact KL of each sampled completion, in nats: of the whole vocabulary, summed over its tokens."""
+    rows = [Tokens(completion.prompt, completion.tokens) for completion in completions]
+    sums = torch.zeros(len(rows))
+    for group, batch in token_batches(rows, config.micro_batch_tokens, policy.runtime.device):
+        workspace.check_stop()
+        kl = exact_kl(policy.head, policy.hidden(batch), reference.head, reference.hidden(batch), temperature)
+        sums[group] = row_sums(kl, batch.lengths).cpu()
+    return sums.tolist()
+
+
+def encode_answers(encoder: Encoder, prompts: Sequence[PromptRecord], answers: Sequence[str]) -> list[Tokens]:
+    """Prompts with answers as a reward model reads them."""
+    ids = encoder.prompts([prompt.messages for prompt in prompts])
+    return [Tokens(prompt, end) for prompt, end in zip(ids, encoder.scored(answers), strict=True)]
+
+
+def write_records(path: Path, records: Iterable[BaseModel]) -> None:
+    """JSON Lines, there whole or not at all."""
+    lines = [json.dumps(record.model_dump(mode="json"), ensure_ascii=False) for record in records]
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())

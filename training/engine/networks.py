@@ -1,0 +1,309 @@
+"""The networks: policy, reward model, critic; where they compute, and how they are loaded and saved."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from training.engine.batches import Batch, Tokens, token_batches
+from training.engine.config import EngineError, Settings, Training
+from training.engine.tensors import log_distribution
+
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
+FULL_RATE, LORA_FACTOR = 0.4, 10.0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how precisely to compute; settled once, before any loop."""
+
+    device: torch.device
+    dtype: torch.dtype  # of the forward pass; weights are float32
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The forward pass's number format."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @property
+    def tolerance(self) -> float:
+        """Greatest difference of two log-probabilities that should be the same, in nats."""
+        return 1e-3 if self.dtype == torch.float32 else 0.5
+
+
+def settle(config: Settings) -> Runtime:
+    """Choose device, number format and threads. Raises EngineError for a GPU that is not there."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    has_gpu = torch.cuda.is_available()
+    if config.device == "cuda" and not has_gpu:
+        raise EngineError("device: there is no CUDA device here")
+    device = torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+    half = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
+    return Runtime(device, torch.bfloat16 if half else torch.float32)
+
+
+def generator(seed: int, name: str, step: int = 0) -> torch.Generator:
+    """The random numbers for one purpose at one step.
+
+    Made from seed, name and step alone, so a resumed run draws what the uninterrupted one would have drawn.
+    """
+    digest = hashlib.sha256(f"{seed}/{name}/{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
+    """The order in which an epoch takes its rows."""
+    return torch.randperm(count, generator=generator(seed, "order", epoch)).tolist()
+
+
+class LanguageHead:
+    """Hidden states to logits, with what some architectures do to them on the way."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._output = model.get_output_embeddings()
+        text_config = model.config.get_text_config()
+        self.vocabulary = self._output.weight.shape[0]
+        self._scale = getattr(text_config, "logit_scale", None) or 1 / (
+            getattr(text_config, "logits_scaling", None) or 1
+        )
+        self._softcap = getattr(text_config, "final_logit_softcapping", None)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """(N, d) to (N, V)."""
+        logits = self._output(hidden) if self._scale == 1 else self._output(hidden) * self._scale
+        return torch.tanh(logits / self._softcap) * self._softcap if self._softcap else logits
+
+
+@dataclass
+class Policy:
+    """A causal language model with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    end_tokens: list[int]  # any of these ends a completion; the first is the one we write
+    head: LanguageHead
+    runtime: Runtime
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """(N, d): the states from which the batch's completion tokens are predicted."""
+        return hidden_states(self.model, batch, self.runtime)[batch.predicting]
+
+
+@dataclass
+class Scorer:
+    """A sequence classifier with one label: a reward model, or a critic."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    end_tokens: list[int]
+    mean: float  # of its scores over the reference policy's samples
+    runtime: Runtime
+
+    def scores(self, batch: Batch) -> Tensor:
+        """(B,): the score at each row's last real token, as the head gives it."""
+        return self._read(batch, batch.last)
+
+    def values(self, batch: Batch) -> Tensor:
+        """(N,): the value of the state before each completion token."""
+        return self._read(batch, batch.predicting)
+
+    @torch.no_grad()
+    def score_rows(self, rows: Sequence[Tokens], budget: int) -> Tensor:
+        """(B,): scores in deviations above the reference policy's mean, for completions that have ended."""
+        scores = torch.empty(len(rows))
+        for group, batch in token_batches(rows, budget, self.runtime.device):
+            scores[group] = self.scores(batch).cpu() - self.mean
+        return scores
+
+    def _read(self, batch: Batch, places: Tensor) -> Tensor:
+        hidden = hidden_states(self.model, batch, self.runtime)[places].float()
+        return self.model.score(hidden).squeeze(-1)
+
+
+def hidden_states(model: PreTrainedModel, batch: Batch, runtime: Runtime) -> Tensor:
+    """(B * T, d): the last layer's states, after its norm."""
+    with runtime.autocast():
+        output = model.base_model(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        )
+    return output.last_hidden_state.flatten(0, 1)
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """Raises EngineError when there is none, or none that fits."""
+    with _named_errors(source):
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+
+
+def end_tokens_of(source: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that end a completion, the tokenizer's own first. Raises EngineError without any."""
+    ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    with _named_errors(source):
+        configured = (
+            AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config().eos_token_id
+        )
+    with contextlib.suppress(OSError):
+        generation = transformers.GenerationConfig.from_pretrained(source).eos_token_id
+        ids += generation if isinstance(generation, list) else [generation]
+    ids += configured if isinstance(configured, list) else [configured]
+    known = list(dict.fromkeys(token for token in ids if token is not None))
+    if not known:
+        raise EngineError(f"{source}: has no end token (EOS), so completions could not end")
+    return known
+
+
+def check_context(source: str, config: Settings) -> None:
+    """Raise EngineError when prompt and completion do not fit the model's context."""
+    with _named_errors(source):
+        text_config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
+    limit = getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
+    wanted = config.max_prompt_tokens + config.max_completion_tokens + 1  # the reward model adds an end
+    if limit and wanted > limit:
+        raise EngineError(
+            f"max_prompt_tokens: {config.max_prompt_tokens} and max_completion_tokens "
+            f"{config.max_completion_tokens} (and 1) do not fit the {limit} positions of {source}"
+        )
+
+
+def load_policy(source: str, config: Settings, runtime: Runtime) -> Policy:
+    """A policy in float32, dropout off. Raises EngineError when the model cannot be used."""
+    tokenizer = load_tokenizer(source)
+    ends = end_tokens_of(source, tokenizer)
+    check_context(source, config)
+    with _named_errors(source):
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    model.to(runtime.device).eval()
+    policy = Policy(model, tokenizer, ends, LanguageHead(model), runtime)
+    _check_head(policy, source)
+    return policy
+
+
+def load_scorer(source: str, config: Settings, runtime: Runtime) -> Scorer:
+    """A reward model, or what is to become one or a critic. Raises EngineError when it cannot be used."""
+    tokenizer = load_tokenizer(source)
+    ends = end_tokens_of(source, tokenizer)
+    check_context(source, config)
+    # The head may be new, and is then drawn from torch's own generator; reset_head draws it from ours.
+    with _named_errors(source):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=1, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    if not isinstance(getattr(model, "score", None), nn.Linear):
+        raise EngineError(f"{source}: {type(model).__name__} has no linear head named score")
+    model.to(runtime.device).eval()
+    return Scorer(model, tokenizer, ends, float(getattr(model.config, "score_mean", 0.0)), runtime)
+
+
+def reset_head(scorer: Scorer, std: float, random: torch.Generator | None = None) -> None:
+    """A new head: zeros, or normal with deviation `std`."""
+    weight = scorer.model.score.weight
+    with torch.no_grad():
+        drawn = torch.randn(weight.shape, generator=random) * std if random else torch.zeros(weight.shape)
+        weight.copy_(drawn)
+    scorer.mean = 0.0
+
+
+def add_adapters(model: PreTrainedModel, config: Training) -> None:
+    """Freeze the model and put low-rank adapters beside every linear layer; the score head stays trained."""
+    if not config.lora_rank:
+        return
+    from peft import LoraConfig, inject_adapter_in_model
+
+    model.requires_grad_(False)
+    settings = LoraConfig(
+        r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=0.0, target_modules="all-linear"
+    )
+    inject_adapter_in_model(settings, model.base_model)
+    if isinstance(getattr(model, "score", None), nn.Linear):
+        model.score.requires_grad_(True)
+
+
+def merge_adapters(model: PreTrainedModel) -> None:
+    """Add the adapters into the weights, so that the saved folder needs no PEFT."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What an optimiser changes and a checkpoint holds, by name; tied weights once."""
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+def learning_rate(chosen: float | None, model: nn.Module, config: Training) -> float:
+    """The rate that was chosen, or one that suits the model's size.
+
+    0.4 / sqrt(parameters) is 3e-4 for 2 million and 1e-5 for 1.5 billion, ten times that for adapters. Ours:
+    between what tiny models bear (measured) and what is usual for large ones (OpenRLHF, TRL).
+    """
+    if chosen is not None:
+        return chosen
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return FULL_RATE / count**0.5 * (LORA_FACTOR if config.lora_rank else 1.0)
+
+
+def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether ids of one mean the same to the other, prompts included."""
+    return one.get_vocab() == other.get_vocab() and one.chat_template == other.chat_template
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """An ordinary Hugging Face folder, put in place whole."""
+    import shutil
+
+    from training.engine.workspace import sync_folder
+
+    aside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside, safe_serialization=True)
+    tokenizer.save_pretrained(aside)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    sync_folder(folder.parent)
+
+
+def _check_head(policy: Policy, source: str) -> None:
+    """Compare our way to the logits with the model's own, so that no architecture is misread silently."""
+    ids = torch.tensor([[policy.end_tokens[0]]], device=policy.runtime.device)
+    with torch.inference_mode():
+        own = torch.log_softmax(policy.model(input_ids=ids, use_cache=False).logits[0].float(), -1)
+        hidden = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        ours = log_distribution(policy.head, hidden, 1.0)
+    if not torch.allclose(own, ours, atol=1e-3):
+        raise EngineError(f"{source}: the output layer of {type(policy.model).__name__} is not understood")
+
+
+@contextlib.contextmanager
+def _named_errors(source: str) -> Iterator[None]:
+    """transformers' own complaint, in one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        detail = " ".join(str(error).split())
+        raise EngineError(f"{source}: cannot be loaded ({detail[:300]})") from error

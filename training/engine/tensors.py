@@ -1,0 +1,102 @@
+"""Tensors to tensors: log-probabilities of tokens, entropy, exact KL. The only place that meets logits.
+
+Logits are (N, V), for completion tokens alone, and are made and dropped in chunks, so that nothing of the
+size batch x length x vocabulary is ever kept.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+Head = Callable[[Tensor], Tensor]  # (N, d) hidden states to (N, V) logits
+CHUNK_ELEMENTS = 2**24  # of one chunk of logits: 64 MiB in float32
+
+
+class TokenStatistics(NamedTuple):
+    """What a policy says of N tokens, in nats."""
+
+    logprobs: Tensor  # (N,) of the tokens themselves
+    entropy: Tensor  # (N,) of the distributions they were drawn from
+
+
+def log_distribution(head: Head, hidden: Tensor, temperature: float | Tensor) -> Tensor:
+    """(N, d) hidden states to (N, V) log-probabilities, in float32; temperature is a number or (N, 1)."""
+    return functional.log_softmax(head(hidden).float() / temperature, dim=-1)
+
+
+def token_statistics(
+    head: Head, hidden: Tensor, targets: Tensor, temperature: float, chunk_elements: int = CHUNK_ELEMENTS
+) -> TokenStatistics:
+    """Log-probability and entropy of each of N tokens; hidden (N, d), targets (N,)."""
+
+    def of_chunk(hidden: Tensor, targets: Tensor) -> Tensor:
+        logs = log_distribution(head, hidden, temperature)  # (chunk, V)
+        chosen = -functional.nll_loss(logs, targets, reduction="none")
+        return torch.stack([chosen, -(logs.exp() * logs).sum(-1)])
+
+    both = _in_chunks(of_chunk, (hidden, targets), _chunk_rows(head, hidden, chunk_elements))
+    return TokenStatistics(both[0], both[1])
+
+
+def token_logprobs(
+    head: Head, hidden: Tensor, targets: Tensor, temperature: float, chunk_elements: int = CHUNK_ELEMENTS
+) -> Tensor:
+    """(N,) log-probabilities alone, for losses that have no use for the entropy."""
+
+    def of_chunk(hidden: Tensor, targets: Tensor) -> Tensor:
+        logs = log_distribution(head, hidden, temperature)
+        return -functional.nll_loss(logs, targets, reduction="none")[None]
+
+    return _in_chunks(of_chunk, (hidden, targets), _chunk_rows(head, hidden, chunk_elements))[0]
+
+
+def exact_kl(
+    head: Head,
+    hidden: Tensor,
+    reference_head: Head,
+    reference_hidden: Tensor,
+    temperature: float,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> Tensor:
+    """(N,) KL(policy || reference) of the next-token distributions, over the whole vocabulary, in nats.
+
+    Summed over a sampled completion it estimates the KL of whole completions: unbiased, never negative, and
+    of lower variance than the log-ratio of the sampled tokens. Source: arXiv 2504.10637.
+    """
+
+    def of_chunk(hidden: Tensor, reference_hidden: Tensor) -> Tensor:
+        logs = log_distribution(head, hidden, temperature)
+        reference = log_distribution(reference_head, reference_hidden, temperature)
+        return (logs.exp() * (logs - reference)).sum(-1).clamp(min=0)[None]  # Rounding may dip below 0.
+
+    rows = _chunk_rows(head, hidden, chunk_elements)
+    return _in_chunks(of_chunk, (hidden, reference_hidden), rows)[0]
+
+
+def _chunk_rows(head: Head, hidden: Tensor, chunk_elements: int) -> int:
+    vocabulary = getattr(head, "vocabulary", 0) or head(hidden[:1]).shape[-1]
+    return max(1, chunk_elements // vocabulary)
+
+
+def _in_chunks(function: Callable[..., Tensor], tensors: tuple[Tensor, ...], rows: int) -> Tensor:
+    """Apply to slices of `rows` and join along the last dimension; backward makes a chunk anew."""
+    count = len(tensors[0])
+    if count <= rows:
+        return function(*tensors)
+    parts = []
+    for start in range(0, count, rows):
+        chunk = [tensor[start : start + rows] for tensor in tensors]
+        if torch.is_grad_enabled():
+            parts.append(checkpoint(function, *chunk, use_reentrant=False))
+        else:
+            parts.append(function(*chunk))
+    return torch.cat(parts, dim=-1)
+
+
+def whiten(values: Tensor) -> Tensor:
+    """(N,) to mean 0 and deviation 1; there is no padding in N. Equal values become 0."""
+    return (values - values.mean()) / (values.std(correction=0) + 1e-8)
