@@ -190,7 +190,13 @@ class Ppo(Training):
     temperature: float = Field(
         1.0, gt=0, le=10, description="Sampling temperature; divides the logits in every place."
     )
-    learning_rate: float = Field(1e-5, gt=0, le=1, description="Highest learning rate of the policy.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Highest learning rate of the policy; null suits its size: 0.4 / sqrt(parameters), "
+        "ten times that for adapters.",
+    )
     critic_learning_rate: float | None = Field(
         None, gt=0, le=1, description="Highest learning rate of the critic; null is 3 times the policy's."
     )

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from training.engine.config import Ppo
 
@@ -20,7 +21,7 @@ def text_metrics(texts: Sequence[str]) -> dict[str, float]:
     the commonest one. repeated_share: share of 3-grams of words that came before in the same text.
     """
     words = [text.split() for text in texts]
-    pairs = [pair for row in words for pair in zip(row, row[1:], strict=False)]
+    pairs = [pair for row in words for pair in pairwise(row)]
     repeated = total = 0
     for row in words:
         triples = list(zip(row, row[1:], row[2:], strict=False))
