@@ -10,15 +10,17 @@ import logging
 import random
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db import DatabaseError, transaction
 from django.db.models import Count, Max, Q
 from django.utils import timezone
 
 from labeling import datasets
-from labeling.models import Comparison, Membership, Project, User
+from labeling.models import Comparison, DatasetVersion, Membership, Project, User
 from training import candidates, gates, launch, runs
 from training.models import LoopSettings, ModelVersion, Promotion, Round, Run
 
@@ -35,7 +37,10 @@ class RoundRefused(ValueError):
 
 
 class Halt(Exception):
-    """The round cannot go on by itself; the message says why and what to do."""
+    """The round cannot go on by itself; the message says why and what to do.
+
+    A stage raises it to leave nothing behind, and returns it to keep what it wrote.
+    """
 
 
 # What managers ask for
@@ -165,17 +170,11 @@ def _step(round_id: int) -> bool:
         )
         if round is None or round.project.loop_settings.paused:
             return False
-        try:
-            with transaction.atomic():
-                following = STAGES[round.stage](round, round.project.loop_settings)
-        except (Halt, runs.RunRefused) as reason:
-            _halt(round, str(reason))
-            return False
-        except DatabaseError:
-            raise
-        except Exception as error:
-            logger.exception("%s of project %s", round, round.project_id)
-            _halt(round, f"The loop met an error while {round.get_stage_display()}: {error}")
+        following = _attempt(round)
+        if isinstance(following, Halt):
+            round.outcome, round.message = Round.Outcome.HALTED, str(following)
+            round.finished_at = timezone.now()
+            round.save(update_fields=["outcome", "message", "finished_at", "gates"])
             return False
         if following is None:
             return False
@@ -185,26 +184,38 @@ def _step(round_id: int) -> bool:
         return following != Stage.DONE
 
 
-def _halt(round: Round, reason: str) -> None:
-    round.refresh_from_db()
-    round.outcome, round.message, round.finished_at = Round.Outcome.HALTED, reason, timezone.now()
-    round.save(update_fields=["outcome", "message", "finished_at"])
+def _attempt(round: Round) -> str | Halt | None:
+    """The next stage, None to wait, or why the round halts. What fails leaves nothing behind."""
+    try:
+        with transaction.atomic():
+            return STAGES[round.stage](round, round.project.loop_settings)
+    except Halt as reason:
+        return reason
+    except runs.RunRefused as reason:
+        return Halt(f"The loop's settings were refused while {round.get_stage_display()}. {reason}")
+    except DatabaseError:
+        raise
+    except Exception as error:
+        logger.exception("%s of project %s", round, round.project_id)
+        return Halt(f"The loop met an error while {round.get_stage_display()}: {error}")
 
 
 def _generate(round: Round, settings: LoopSettings) -> str | None:
     """Sample candidates from the policy in use, and from round 2 on a share from the first one."""
-    rng = random.Random(round.seed)
     plan = {round.policy: settings.candidates_per_prompt}
     if round.policy_id != settings.first_policy_id and settings.first_policy_share:
         theirs = max(1, round_half_up(settings.candidates_per_prompt * settings.first_policy_share))
         plan = {round.policy: max(1, settings.candidates_per_prompt - theirs), settings.first_policy: theirs}
-    prompts = candidates.prompts_for_round(round, settings.eval_share, rng)
-    if not prompts:
-        raise Halt("There are no prompts yet. Import some, then try again.")
-    path = candidates.write_prompts(prompts)
+
+    def values(samples: int) -> dict[str, Any]:
+        prompts = candidates.prompts_for_round(round, settings.eval_share, random.Random(round.seed))
+        if not prompts:
+            raise Halt("There are no prompts yet. Import some, then try again.")
+        return {"prompts": candidates.write_prompts(prompts), "samples_per_prompt": samples}
+
     sampled = [
-        _run(round, settings, "generate", {"prompts": path, "samples_per_prompt": count}, input_model=version)
-        for version, count in plan.items()
+        _run(round, settings, "generate", partial(values, samples), input_model=version)
+        for version, samples in plan.items()
     ]
     if not all(run.status == Run.Status.DONE for run in sampled):
         return None
@@ -257,19 +268,13 @@ def _put_leftovers_last(round: Round) -> None:
 def _reward(round: Round, settings: LoopSettings) -> str | None:
     """Train the reward model anew from the first policy, on all answers ever given."""
     if round.dataset_version is None:
-        version = datasets.freeze(round.project, created_by=round.started_by)
-        if not version.train_count or not version.eval_count:
-            raise Halt(
-                f"There are {version.train_count} preferences to learn from and {version.eval_count} on held-out prompts; "
-                "both are needed. Collect more answers."
-            )
-        round.dataset_version = version
+        round.dataset_version = _freeze(round)
         round.save(update_fields=["dataset_version"])
     run = _run(
         round,
         settings,
         "reward",
-        {},
+        dict,
         input_model=settings.first_policy,
         dataset_version=round.dataset_version,
     )
@@ -279,27 +284,45 @@ def _reward(round: Round, settings: LoopSettings) -> str | None:
     return Stage.REWARD_GATE
 
 
-def _reward_gate(round: Round, settings: LoopSettings) -> str:
+def _freeze(round: Round) -> DatasetVersion:
+    try:
+        version = datasets.freeze(round.project, created_by=round.started_by)
+    except ValidationError as reason:
+        raise Halt(f"{' '.join(reason.messages)} Collect some answers first.") from reason
+    if not version.train_count or not version.eval_count:
+        raise Halt(
+            f"There are {version.train_count} preferences to learn from and {version.eval_count} on held-out "
+            "prompts; both are needed. Collect more answers."
+        )
+    return version
+
+
+def _reward_gate(round: Round, settings: LoopSettings) -> str | Halt:
     checks = gates.reward_checks(
         round.reward.metrics, settings.minimum_accuracy_bound, settings.minimum_held_out_pairs
     )
-    _keep_checks(round, Stage.REWARD_GATE, checks)
+    round.gates[Stage.REWARD_GATE] = [check.as_dict() for check in checks]
     if not gates.passed(checks):
-        raise Halt(f"PPO was not started: {round.reward.name} did not pass its gate. {gates.refusal(checks)}")
+        return Halt(
+            f"PPO was not started: {round.reward.name} did not pass its gate. {gates.refusal(checks)}"
+        )
     return Stage.POLICY
 
 
 def _policy(round: Round, settings: LoopSettings) -> str | None:
     """PPO from the policy in use, held close to the first one."""
-    rng = random.Random(round.seed)
-    prompts = candidates.choose_prompts(round.project, MOST_POLICY_PROMPTS, "train", rng)
-    if not prompts:
-        raise Halt("There are no prompts to train on; all of them are held out. Import more prompts.")
-    values = {
-        "prompts": candidates.write_prompts(prompts),
-        "reference_model": settings.first_policy.path,
-        "kl_budget_nats": settings.kl_budget_nats,
-    }
+
+    def values() -> dict[str, Any]:
+        rng = random.Random(round.seed)
+        prompts = candidates.choose_prompts(round.project, MOST_POLICY_PROMPTS, "train", rng)
+        if not prompts:
+            raise Halt("There are no prompts to train on; all of them are held out. Import more prompts.")
+        return {
+            "prompts": candidates.write_prompts(prompts),
+            "reference_model": settings.first_policy.path,
+            "kl_budget_nats": settings.kl_budget_nats,
+        }
+
     run = _run(round, settings, "ppo", values, input_model=round.policy, reward_model=round.reward)
     if run.status != Run.Status.DONE:
         return None
@@ -307,13 +330,16 @@ def _policy(round: Round, settings: LoopSettings) -> str | None:
     return Stage.POLICY_GATE
 
 
-def _policy_gate(round: Round, settings: LoopSettings) -> str | None:
-    prompts = candidates.choose_prompts(
-        round.project, MOST_EVALUATION_PROMPTS, "eval", random.Random(round.seed)
-    )
-    if not prompts:
-        raise Halt("There are no held-out prompts to check the policy on. Import more prompts.")
-    values = {"prompts": candidates.write_prompts(prompts), "baseline_model": settings.first_policy.path}
+def _policy_gate(round: Round, settings: LoopSettings) -> str | Halt | None:
+    """Hold the new policy against the first one, on prompts that nothing was trained on."""
+
+    def values() -> dict[str, Any]:
+        rng = random.Random(round.seed)
+        prompts = candidates.choose_prompts(round.project, MOST_EVALUATION_PROMPTS, "eval", rng)
+        if not prompts:
+            raise Halt("There are no held-out prompts to check the policy on. Import more prompts.")
+        return {"prompts": candidates.write_prompts(prompts), "baseline_model": settings.first_policy.path}
+
     run = _run(round, settings, "evaluate", values, input_model=round.new_policy, reward_model=round.reward)
     if run.status != Run.Status.DONE:
         return None
@@ -327,9 +353,9 @@ def _policy_gate(round: Round, settings: LoopSettings) -> str | None:
         settings.maximum_identical_share,
         settings.minimum_ended_share,
     )
-    _keep_checks(round, Stage.POLICY_GATE, checks)
+    round.gates[Stage.POLICY_GATE] = [check.as_dict() for check in checks]
     if not gates.passed(checks):
-        raise Halt(f"{round.new_policy.name} was not published. {gates.refusal(checks)}")
+        return Halt(f"{round.new_policy.name} was not published. {gates.refusal(checks)}")
     return Stage.PUBLISH
 
 
@@ -349,7 +375,7 @@ def _start_next(project: Project) -> None:
         logger.info("no next round: %s", reason)
 
 
-STAGES: dict[str, Callable[[Round, LoopSettings], str | None]] = {
+STAGES: dict[str, Callable[[Round, LoopSettings], str | Halt | None]] = {
     Stage.GENERATE: _generate,
     Stage.COLLECT: _collect,
     Stage.REWARD: _reward,
@@ -360,14 +386,9 @@ STAGES: dict[str, Callable[[Round, LoopSettings], str | None]] = {
 }
 
 
-def _keep_checks(round: Round, gate: str, checks: list[gates.Check]) -> None:
-    """Written outside the stage's savepoint by the caller's save, and kept where the gate refuses."""
-    kept = round.gates | {gate: [check.as_dict() for check in checks]}
-    Round.objects.filter(pk=round.pk).update(gates=kept)
-    round.gates = kept
-
-
-def _run(round: Round, settings: LoopSettings, method: str, values: dict[str, Any], **links: Any) -> Run:
+def _run(
+    round: Round, settings: LoopSettings, method: str, values: Callable[[], dict[str, Any]], **links: Any
+) -> Run:
     """The stage's run of this method and model, started if it is not there. Raises Halt where it ended badly."""
     run = (
         Run.objects.select_related("model_version", "input_model", "project")
@@ -376,7 +397,7 @@ def _run(round: Round, settings: LoopSettings, method: str, values: dict[str, An
         .first()
     )
     if run is None:
-        config = {"seed": round.seed} | settings.overrides.get(method, {}) | values
+        config = {"seed": round.seed} | settings.overrides.get(method, {}) | values()
         return runs.start(
             round.project, method, config, round.started_by, round=round, stage=round.stage, **links
         )

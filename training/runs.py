@@ -111,7 +111,7 @@ def _linked(
     input_model: ModelVersion | None,
     reward_model: ModelVersion | None,
     dataset: DatasetVersion | None,
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """What the config says about rows: the folders and files behind them."""
     values = {}
     if input_model:
@@ -121,7 +121,7 @@ def _linked(
     if dataset:
         values |= {
             "train_data": str(storage.local_path(dataset.train_file)),
-            "eval_data": str(storage.local_path(dataset.eval_file)),
+            "eval_data": str(storage.local_path(dataset.eval_file)) if dataset.eval_count else None,
         }
     return values
 

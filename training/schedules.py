@@ -68,7 +68,7 @@ def fire(project_id: int, collect: bool = True) -> Round | None:
         return None
     try:
         if current := loop.open_round(settings.project):
-            if current.stage == Round.Stage.COLLECT and loop.progress(current)[0]:
+            if current.stage == Round.Stage.COLLECT and (not collect or loop.progress(current)[0]):
                 loop.train_now(current)
             return current
         return loop.start_round(settings.project, collect=collect)
@@ -85,9 +85,10 @@ def fire_by_amount() -> None:
 
 
 def new_preferences(project: Project, limit: int) -> int:
-    """How many preferences came since the last training began, counted up to the limit from the newest back."""
-    last = Round.objects.filter(project=project, dataset_version__isnull=False).order_by("-number").first()
+    """How many preferences came since a round last began to train, counted up to the limit from the newest back."""
+    trained = Round.objects.filter(project=project, times__has_key=Round.Stage.REWARD.value)
+    last = trained.order_by("-number").first()
+    since = last.entered(Round.Stage.REWARD) if last else None
     newest = Preference.objects.filter(project=project).order_by("-id")
     moments = newest.values_list("created_at", "judgment__is_current")[:limit]
-    since = last.dataset_version.created_at if last else None
     return sum(current and (since is None or at > since) for at, current in moments)
