@@ -1,0 +1,157 @@
+"""Handing out comparisons: a lease for one person, for a while.
+
+Locks are always taken in this order: the person's membership, the comparison, the assignment. Whoever
+gives a slot away holds the comparison's row, so slots are given one at a time; the unique constraint on
+(comparison, slot) would refuse anything else.
+"""
+
+import random
+from collections.abc import Iterable
+from datetime import timedelta
+
+from django.db import transaction
+from django.db.models.functions import Now
+
+from labeling.models import Assignment, Candidate, Comparison, Membership, Project, User
+
+MAX_LIVE_LEASES = 3
+# How often a comparison may be lost to others between finding and locking it, before giving up.
+ATTEMPTS = 20
+
+_chance = random.SystemRandom()
+
+
+class Conflict(Exception):
+    """What was asked no longer fits what has happened since; the message says why."""
+
+
+class LeaseExpired(Conflict):
+    """The lease ran out and its place was given to someone else."""
+
+
+class AlreadyAnswered(Conflict):
+    """The comparison was answered or put aside before."""
+
+
+def next_for(annotator: User, project: Project, holding: Iterable[int] = ()) -> Assignment | None:
+    """Return the person's next assignment in the project, leased to them, or None when nothing is left.
+
+    holding: ids of assignments that the person's client already has; any other live lease of theirs
+    comes back first, as after a reload. With MAX_LIVE_LEASES in hand nothing new is given out.
+    Raises Membership.DoesNotExist for someone who is not in the project.
+    """
+    holding = set(holding)
+    with transaction.atomic():
+        # One request of a person at a time, so that two tabs cannot pass the limit together.
+        Membership.objects.active().select_for_update(no_key=True).get(user=annotator, project=project)
+        live = Assignment.objects.live().filter(annotator=annotator, comparison__project=project)
+        leases = list(live.select_related("comparison__project").order_by("id"))
+        for lease in leases:
+            if lease.pk not in holding:
+                renew(lease)
+                return lease
+        if len(leases) >= MAX_LIVE_LEASES:
+            return None
+        return _lease_next(annotator, project)
+
+
+def _lease_next(annotator: User, project: Project) -> Assignment | None:
+    """Lease the first comparison in the queue that has room for the person."""
+    queue = Comparison.objects.filter(project=project).open_for(annotator)
+    skip_locked = True
+    for _ in range(ATTEMPTS):
+        comparison = queue.select_for_update(skip_locked=skip_locked, of=("self",), no_key=True).first()
+        if comparison is None and not skip_locked:
+            return None
+        if comparison is None:
+            # All that is left is in others' hands at this very moment: wait for them and look again.
+            skip_locked = False
+        elif assignment := _lease(annotator, comparison, project):
+            return assignment
+    return None
+
+
+def _lease(annotator: User, comparison: Comparison, project: Project) -> Assignment | None:
+    """Lease a locked comparison to the person; None if its last slot went while it was being locked."""
+    earlier = Assignment.objects.filter(comparison=comparison, annotator=annotator).first()
+    slot = earlier.slot if earlier and earlier.slot is not None else take_slot(comparison)
+    if slot is None:
+        return None
+    lease = {"slot": slot, "leased_until": Now() + timedelta(seconds=project.lease_seconds)}
+    if earlier is None:
+        sides = _draw_sides(comparison)
+        pk = Assignment.objects.create(comparison=comparison, annotator=annotator, sides=sides, **lease).pk
+    elif Assignment.objects.filter(pk=earlier.pk, outcome="").update(**lease):
+        pk = earlier.pk
+    else:
+        return None
+    return Assignment.objects.select_related("comparison__project").get(pk=pk)
+
+
+def take_slot(comparison: Comparison) -> int | None:
+    """Find a slot of a locked comparison: a free one, else that of the lease which ran out first.
+
+    Returns None if live leases and judgments hold them all.
+    """
+    held = comparison.assignments.filter(slot__isnull=False)
+    free = set(range(comparison.overlap)) - set(held.values_list("slot", flat=True))
+    if free:
+        return min(free)
+    for expired in comparison.assignments.expired().order_by("leased_until"):
+        # Its owner may be renewing it right now; the one row that changes decides who has it.
+        if comparison.assignments.expired().filter(pk=expired.pk).update(slot=None):
+            return expired.slot
+    return None
+
+
+def _draw_sides(comparison: Comparison) -> list[int]:
+    positions = list(
+        Candidate.objects.filter(comparison=comparison)
+        .order_by("position")
+        .values_list("position", flat=True)
+    )
+    return _chance.sample(positions, len(positions))
+
+
+def renew(assignment: Assignment) -> Assignment:
+    """Give the lease its full time again. Raises LeaseExpired if its slot was given away."""
+    lease_seconds = assignment.comparison.project.lease_seconds
+    mine = Assignment.objects.filter(pk=assignment.pk, outcome="", slot__isnull=False)
+    if not mine.update(leased_until=Now() + timedelta(seconds=lease_seconds)):
+        _explain(assignment)
+    assignment.refresh_from_db(fields=["leased_until", "slot", "outcome"])
+    return assignment
+
+
+def release(assignment: Assignment) -> None:
+    """Give an unanswered comparison back, for anyone, this person included. A second time does nothing."""
+    open_lease = Assignment.objects.filter(pk=assignment.pk, outcome="")
+    open_lease.update(slot=None, leased_until=Now())
+
+
+def skip(assignment: Assignment, reason: str) -> None:
+    """Put a comparison aside for this person for good; another may have it."""
+    _put_aside(assignment, Assignment.Outcome.SKIPPED, reason)
+
+
+def flag(assignment: Assignment, reason: str, text: str = "") -> None:
+    """Report a comparison to the managers, and put it aside for this person."""
+    _put_aside(assignment, Assignment.Outcome.FLAGGED, reason, text)
+
+
+def _put_aside(assignment: Assignment, outcome: str, reason: str, text: str = "") -> None:
+    unanswered = Assignment.objects.filter(pk=assignment.pk, outcome="")
+    changed = unanswered.update(
+        outcome=outcome, outcome_reason=reason[:200], outcome_text=text, outcome_at=Now(), slot=None
+    )
+    assignment.refresh_from_db()
+    if not changed and assignment.outcome != outcome:
+        _explain(assignment)
+
+
+def _explain(assignment: Assignment) -> None:
+    """Raise the reason why an assignment is no longer open."""
+    assignment.refresh_from_db()
+    if assignment.outcome:
+        raise AlreadyAnswered(f"You have {assignment.outcome} this comparison already.")
+    raise LeaseExpired("Your time for this comparison ran out, and someone else has it now.")

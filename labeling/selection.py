@@ -1,0 +1,78 @@
+"""Which completions to put side by side, and what to ask first."""
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from labeling.models import Candidate, Comparison, Completion, Project, Prompt
+from labeling.models.work import MAX_CANDIDATES, MIN_CANDIDATES
+
+
+def propose_pairs(
+    completions: Sequence[Completion], count: int, size: int = 2, rng: random.Random | None = None
+) -> list[tuple[Completion, ...]]:
+    """Choose up to `count` groups of `size` completions of one prompt, each to become a comparison.
+
+    Never two equal texts in a group, never a group twice; every completion is shown about equally often.
+    Returns fewer groups when there are not enough different texts.
+    """
+    rng = rng or random.SystemRandom()
+    different = list({same_text(completion.text): completion for completion in completions}.values())
+    groups = list(itertools.combinations(different, size))
+    rng.shuffle(groups)
+    shown: Counter[str] = Counter()
+    proposed = []
+    while groups and len(proposed) < count:
+        # The first of those whose completions were shown least: random among equals.
+        least = min(groups, key=lambda group: sum(shown[completion.text] for completion in group))
+        groups.remove(least)
+        shown.update(completion.text for completion in least)
+        proposed.append(tuple(rng.sample(least, size)))
+    return proposed
+
+
+def same_text(text: str) -> str:
+    """What two texts have in common that a person cannot tell apart: spacing and case put aside."""
+    return " ".join(text.split()).casefold()
+
+
+@transaction.atomic
+def create_comparison(
+    project: Project,
+    prompt: Prompt,
+    completions: Sequence[Completion],
+    overlap: int | None = None,
+    priority: int = 0,
+) -> Comparison:
+    """Put completions of a prompt before the project's annotators.
+
+    overlap: how many people judge it (None: as the project says). priority: lower is asked first.
+    Raises ValidationError for too few or too many, equal texts, or a completion of another prompt.
+    """
+    _check_candidates(prompt, completions)
+    comparison = Comparison.objects.create(
+        project=project,
+        prompt=prompt,
+        overlap=project.overlap if overlap is None else overlap,
+        priority=priority,
+    )
+    Candidate.objects.bulk_create(
+        Candidate(comparison=comparison, completion=completion, position=position)
+        for position, completion in enumerate(completions)
+    )
+    return comparison
+
+
+def _check_candidates(prompt: Prompt, completions: Sequence[Completion]) -> None:
+    if not MIN_CANDIDATES <= len(completions) <= MAX_CANDIDATES:
+        raise ValidationError(
+            {"completions": f"must be {MIN_CANDIDATES} to {MAX_CANDIDATES}, not {len(completions)}"}
+        )
+    if any(completion.prompt_id != prompt.pk for completion in completions):
+        raise ValidationError({"completions": "must all answer this prompt"})
+    if len({same_text(completion.text) for completion in completions}) < len(completions):
+        raise ValidationError({"completions": "must differ; equal texts teach nothing"})

@@ -1,0 +1,99 @@
+"""Things to label: prompts, completions and comparisons for the cast of tests/conftest.py."""
+
+import itertools
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Now
+
+from labeling.assignment import next_for
+from labeling.judging import choice_from_side, record
+from labeling.models import Assignment, Completion, Membership, Prompt, User
+from labeling.selection import create_comparison
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def make_prompt(project):
+    def make(text=None, project=project, **fields):
+        return Prompt.objects.add(project, text or f"Question {next(_numbers)}?", **fields)
+
+    return make
+
+
+@pytest.fixture
+def make_comparison(project, make_prompt):
+    def make(candidates=2, overlap=None, priority=0, project=project, prompt=None, authors="abcdefgh"):
+        prompt = prompt or make_prompt(project=project)
+        completions = [
+            Completion.objects.add(prompt, f"Answer {next(_numbers)}.", f"model-{authors[place]}")
+            for place in range(candidates)
+        ]
+        return create_comparison(project, prompt, completions, overlap, priority)
+
+    return make
+
+
+@pytest.fixture
+def comparison(make_comparison):
+    return make_comparison()
+
+
+@pytest.fixture
+def make_annotator(project):
+    def make(name=None, project=project, role="annotator"):
+        person = User.objects.create_user(name or f"annotator{next(_numbers)}", password="a long passphrase")
+        Membership.objects.create(project=project, user=person, role=role)
+        return person
+
+    return make
+
+
+@pytest.fixture
+def answer(project):
+    """Lease the next comparison to a person and answer it: the left one is much better, unless told."""
+
+    def give(person, verdict="preferred", side="left", strength=3, project=project, **more):
+        assignment = next_for(person, project)
+        if verdict == "preferred":
+            more = {"ranking": choice_from_side(assignment, side), "strength": strength} | more
+        return record(assignment, verdict, uuid.uuid4(), **more)
+
+    return give
+
+
+@pytest.fixture
+def expire():
+    """Let the time of a lease run out."""
+
+    def expire(assignment):
+        Assignment.objects.filter(pk=assignment.pk).update(leased_until=Now() - timedelta(seconds=1))
+
+    return expire
+
+
+@pytest.fixture
+def many_closed(project, bob, make_prompt):
+    """Put finished comparisons into the database by the thousand, past the rules but with their rows."""
+
+    def make(count):
+        prompt = make_prompt()
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL session_replication_role = replica")
+            cursor.execute(
+                """
+                WITH done AS (
+                    INSERT INTO labeling_comparison (project_id, prompt_id, overlap, priority, created_at, closed_at)
+                    SELECT %s, %s, 1, 0, now(), now() FROM generate_series(1, %s) RETURNING id)
+                INSERT INTO labeling_assignment (comparison_id, annotator_id, slot, sides, leased_until,
+                                                 created_at, outcome, outcome_reason, outcome_text)
+                SELECT id, %s, 0, '{0,1}', now(), now(), 'judged', '', '' FROM done
+                """,
+                [project.pk, prompt.pk, count, bob.pk],
+            )
+            cursor.execute("SET LOCAL session_replication_role = origin")
+
+    return make
