@@ -1,0 +1,122 @@
+"""What people may send: forms for pages, and for the small POSTs of the annotator's desk."""
+
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib.auth.validators import UnicodeUsernameValidator
+from django.core.exceptions import ValidationError
+
+from labeling.judging import MAX_REASON_LENGTH
+from labeling.models import Judgment, Membership, Project
+
+MAX_UPLOAD_BYTES = 200 * 2**20
+
+
+class AnswerForm(forms.Form):
+    """One answer from the desk. `preferred_side` and `ranking_sides` count the answers as shown, from 0."""
+
+    assignment = forms.IntegerField(min_value=1, max_value=2**63 - 1)
+    client_key = forms.UUIDField()
+    verdict = forms.ChoiceField(choices=Judgment.Verdict.choices)
+    preferred_side = forms.IntegerField(required=False, min_value=0, max_value=1)
+    ranking_sides = forms.JSONField(required=False)
+    strength = forms.IntegerField(required=False, min_value=1, max_value=3)
+    reason = forms.CharField(required=False, max_length=MAX_REASON_LENGTH)
+    seconds_spent = forms.FloatField(required=False, min_value=0)
+
+    def clean(self) -> dict[str, Any]:
+        said = super().clean()
+        side = said.get("preferred_side")
+        if side is not None:
+            said["ranking_sides"] = [[side], [1 - side]]
+        return said
+
+
+class PutAsideForm(forms.Form):
+    """Skip or report a comparison, with a reason."""
+
+    SKIP_REASONS: ClassVar = [
+        ("unclear", "I cannot tell what is being asked"),
+        ("expertise", "I do not know enough to judge"),
+        ("language", "It is in a language that I do not read well"),
+        ("same", "The answers say the same"),
+        ("other", "Another reason"),
+    ]
+    FLAG_REASONS: ClassVar = [
+        ("harmful", "It could harm someone"),
+        ("private", "It shows private data"),
+        ("broken", "It is broken or unreadable"),
+        ("other", "Something else"),
+    ]
+
+    assignment = forms.IntegerField(min_value=1, max_value=2**63 - 1)
+    outcome = forms.ChoiceField(choices=[("skip", "skip"), ("flag", "report")])
+    reason = forms.CharField(max_length=200)
+    text = forms.CharField(required=False, max_length=2000)
+
+    def clean(self) -> dict[str, Any]:
+        said = super().clean()
+        known = dict(self.SKIP_REASONS if said.get("outcome") == "skip" else self.FLAG_REASONS)
+        if said.get("reason") not in known:
+            raise ValidationError({"reason": "Choose one of the reasons offered."})
+        return said
+
+
+class ProjectForm(forms.ModelForm):
+    class Meta:
+        model = Project
+        fields: ClassVar = ["name", "guidelines", "overlap", "lease_seconds"]
+        widgets: ClassVar = {"guidelines": forms.Textarea(attrs={"rows": 8, "dir": "auto"})}
+        labels: ClassVar = {
+            "overlap": "People per comparison",
+            "lease_seconds": "Seconds a comparison is reserved",
+        }
+
+
+class NewProjectForm(ProjectForm):
+    class Meta(ProjectForm.Meta):
+        fields: ClassVar = ["name", "overlap"]
+
+
+class GuidelinesForm(forms.ModelForm):
+    class Meta:
+        model = Project
+        fields: ClassVar = ["guidelines"]
+        widgets: ClassVar = {"guidelines": forms.Textarea(attrs={"rows": 18, "dir": "auto"})}
+
+
+class PersonForm(forms.Form):
+    """Put a person into a project. A name that nobody has yet becomes a new account."""
+
+    username = forms.CharField(
+        max_length=150,
+        validators=[UnicodeUsernameValidator()],
+        help_text="An existing account joins; a new name gets an account and a password, shown once.",
+    )
+    role = forms.ChoiceField(choices=Membership.Role.choices, initial=Membership.Role.ANNOTATOR)
+
+
+class RoleForm(forms.Form):
+    role = forms.ChoiceField(choices=[*Membership.Role.choices, ("leave", "not in the project")])
+
+
+class UploadForm(forms.Form):
+    KINDS: ClassVar = [("prompts", "Prompts"), ("comparisons", "Comparisons, judged or not")]
+
+    kind = forms.ChoiceField(choices=KINDS, label="What is in the file")
+    file = forms.FileField(label="JSONL file", help_text="One JSON object a line, UTF-8.")
+    skip_bad = forms.BooleanField(required=False, label="Take the good lines even if some are bad")
+
+    def clean_file(self) -> Any:
+        file = self.cleaned_data["file"]
+        if file.size > MAX_UPLOAD_BYTES:
+            raise ValidationError(
+                "Files above 200 MB are imported on the server: manage.py import_prompts FILE --project NAME."
+            )
+        return file
+
+
+class TokenForm(forms.Form):
+    LIFETIMES: ClassVar = [("7", "a week"), ("30", "30 days"), ("90", "90 days"), ("365", "a year")]
+
+    lifetime = forms.TypedChoiceField(choices=LIFETIMES, coerce=int, initial="90", label="Works for")

@@ -1,0 +1,1 @@
+"""Pages of the labelling half: shells that read the input, make one call and answer."""

@@ -1,0 +1,47 @@
+"""A person's own account, and the tokens by which their programs speak for them."""
+
+from datetime import timedelta
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from knox.models import get_token_model
+
+from labeling.forms import TokenForm
+from labeling.views.home import own_places
+
+
+@require_GET
+@login_required
+def account(request: HttpRequest) -> HttpResponse:
+    return render(request, "labeling/account.html", {"places": own_places(request.user)})
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+@login_required
+def tokens(request: HttpRequest) -> HttpResponse:
+    """List, and make: the answer to the POST is the only page that ever shows the token."""
+    form = TokenForm(request.POST or None)
+    fresh = None
+    if request.method == "POST" and form.is_valid():
+        expiry = timedelta(days=form.cleaned_data["lifetime"])
+        _, fresh = get_token_model().objects.create(user=request.user, expiry=expiry)
+        form = TokenForm()
+    own = get_token_model().objects.filter(user=request.user).order_by("-created")
+    context = {"form": form, "fresh": fresh, "tokens": own, "now": timezone.now()}
+    return render(request, "labeling/tokens.html", context)
+
+
+@require_POST
+@login_required
+def revoke_token(request: HttpRequest, digest: str) -> HttpResponse:
+    revoked, _ = get_token_model().objects.filter(user=request.user, digest=digest).delete()
+    if not revoked:
+        raise Http404
+    messages.success(request, "Revoked. Programs that used it are refused from now on.")
+    return redirect("labeling:tokens")

@@ -1,0 +1,112 @@
+"""Where a person starts: their projects with what to do next, and a project's own words."""
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import F
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_http_methods
+
+from labeling.access import ANNOTATING, MANAGER, access_project, membership
+from labeling.forms import GuidelinesForm, NewProjectForm, ProjectForm
+from labeling.models import Comparison, Membership, User
+from labeling.projects import create_project
+from labeling.rendering import render_markdown
+
+
+@require_http_methods(["GET", "POST"])
+@login_required
+def home(request: HttpRequest) -> HttpResponse:
+    """The projects of a person. Who manages one, or is staff, may make another."""
+    may_create = can_create_project(request.user)
+    if request.method == "POST" and not may_create:
+        raise PermissionDenied
+    form = NewProjectForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            project = create_project(
+                form.cleaned_data["name"], request.user, overlap=form.cleaned_data["overlap"]
+            )
+        except ValidationError as error:
+            form.add_error(None, error)
+        else:
+            messages.success(request, f"{project.name} is there. Bring prompts in next.")
+            return redirect("labeling:data", project.slug)
+    places = [at_a_glance(place) for place in own_places(request.user)]
+    return render(request, "labeling/home.html", {"places": places, "form": form, "may_create": may_create})
+
+
+def own_places(user: User) -> list[Membership]:
+    places = Membership.objects.active().filter(user=user).select_related("project")
+    return list(places.order_by(F("project__name")))
+
+
+def at_a_glance(place: Membership) -> dict[str, object]:
+    """A project on the home page. It asks whether work waits, not how much: that would be a long count."""
+    waiting = (
+        place.role in ANNOTATING
+        and Comparison.objects.filter(project=place.project).open_for(place.user).exists()
+    )
+    return {
+        "project": place.project,
+        "role": place.role,
+        "waiting": waiting,
+        "manages": place.role == MANAGER,
+    }
+
+
+def can_create_project(user: User) -> bool:
+    return user.is_staff or Membership.objects.active().filter(user=user, role=MANAGER).exists()
+
+
+@require_GET
+@login_required
+def project(request: HttpRequest, slug: str) -> HttpResponse:
+    """Lead to what the person does in the project."""
+    project = access_project(request.user, slug)
+    role = membership(request.user, project).role
+    if role == MANAGER:
+        return redirect("training:loop", project.slug)
+    return redirect("labeling:label" if role in ANNOTATING else "labeling:guidelines", project.slug)
+
+
+@require_http_methods(["GET", "POST"])
+@login_required
+def guidelines(request: HttpRequest, slug: str) -> HttpResponse:
+    """Everyone in the project reads them; a manager writes them, with `?edit` for the form."""
+    project = access_project(request.user, slug)
+    role = membership(request.user, project).role
+    editing = role == MANAGER and ("edit" in request.GET or request.method == "POST")
+    form = GuidelinesForm(request.POST or None, instance=project) if editing else None
+    if request.method == "POST":
+        if form is None:
+            raise PermissionDenied
+        if form.is_valid():
+            form.save()
+            messages.success(request, "Saved. Annotators see them from their next page on.")
+            return redirect("labeling:guidelines", project.slug)
+    return render(
+        request,
+        "labeling/guidelines.html",
+        {
+            "project": project,
+            "role": role,
+            "form": form,
+            "html": render_markdown(project.guidelines, top_heading=2),
+        },
+    )
+
+
+@require_http_methods(["GET", "POST"])
+@login_required
+def settings(request: HttpRequest, slug: str) -> HttpResponse:
+    project = access_project(request.user, slug, MANAGER)
+    form = ProjectForm(request.POST or None, instance=project)
+    if request.method == "POST" and form.is_valid():
+        form.save()
+        messages.success(
+            request, "Saved. New comparisons follow it; those that wait keep what they were made with."
+        )
+        return redirect("labeling:settings", project.slug)
+    return render(request, "labeling/settings.html", {"project": project, "role": MANAGER, "form": form})

@@ -1,0 +1,195 @@
+"""The annotator's desk: the page, and the small POSTs by which it answers and asks for more.
+
+They answer JSON. 401 means signed out (the page keeps what was said), 409 that it no longer fits what has
+happened since, 400 that it makes no sense; `message` is a sentence for the person.
+"""
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import ValidationError
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.template.loader import render_to_string
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_POST
+
+from labeling import assignment as handing
+from labeling import judging
+from labeling.access import ANNOTATING, access_assignment, access_project, membership
+from labeling.forms import AnswerForm, PutAsideForm
+from labeling.models import Assignment, Candidate, Judgment, Project, User
+from labeling.rendering import render_markdown
+
+LETTERS = "ABCDEFGH"
+SPEAKERS = {"system": "Instructions", "user": "User", "assistant": "Assistant"}
+MAX_IDS = 50
+
+View = Callable[..., HttpResponse]
+
+
+@never_cache
+@require_GET
+@login_required
+def label(request: HttpRequest, slug: str) -> HttpResponse:
+    project = access_project(request.user, slug, *ANNOTATING)
+    current = handing.next_for(request.user, project)
+    ahead = handing.next_for(request.user, project, holding=[current.pk]) if current else None
+    return render(
+        request,
+        "labeling/label.html",
+        {
+            "project": project,
+            "role": membership(request.user, project).role,
+            "current": on_screen(current),
+            "ahead": on_screen(ahead),
+            "progress": progress(request.user, project),
+            "guidelines": render_markdown(project.guidelines, top_heading=3) if project.guidelines else "",
+            "skip_reasons": PutAsideForm.SKIP_REASONS,
+            "flag_reasons": PutAsideForm.FLAG_REASONS,
+        },
+    )
+
+
+def on_screen(assignment: Assignment | None) -> dict[str, Any] | None:
+    """What of an assignment may reach the browser: its id, and texts in the order shown."""
+    if assignment is None:
+        return None
+    candidates = Candidate.objects.filter(comparison=assignment.comparison_id).select_related("completion")
+    texts = {candidate.position: candidate.completion.text for candidate in candidates}
+    messages = assignment.comparison.prompt.messages
+    return {
+        "id": assignment.pk,
+        "messages": [
+            {"role": m["role"], "who": SPEAKERS[m["role"]], "html": render_markdown(m["content"])}
+            for m in messages
+        ],
+        "answers": [
+            {"letter": letter, "html": render_markdown(texts[position]) if texts[position].strip() else ""}
+            for letter, position in zip(LETTERS, assignment.sides, strict=False)
+        ],
+    }
+
+
+def progress(user: User, project: Project) -> dict[str, int]:
+    """How many standing answers the person has given, today and in all; a few thousand rows at most."""
+    own = Judgment.objects.current().filter(annotator=user, comparison__project=project)
+    midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
+    return {"today": own.filter(created_at__gte=midnight).count(), "total": own.count()}
+
+
+def desk_post(view: View) -> View:
+    """Give the view its project and the posted JSON; turn what may go wrong into an answer with a sentence."""
+
+    @never_cache
+    @require_POST
+    @wraps(view)
+    def answered(request: HttpRequest, slug: str) -> HttpResponse:
+        if not request.user.is_authenticated:
+            return JsonResponse({"message": "You are signed out."}, status=401)
+        try:
+            project = access_project(request.user, slug, *ANNOTATING)
+            return JsonResponse(view(request.user, project, posted(request)))
+        except Http404:
+            return JsonResponse({"message": "This comparison is not yours any more."}, status=404)
+        except handing.Conflict as conflict:
+            return JsonResponse({"message": str(conflict)}, status=409)
+        except ValidationError as error:
+            return JsonResponse({"message": " ".join(error.messages)}, status=400)
+
+    return answered
+
+
+def posted(request: HttpRequest) -> dict[str, Any]:
+    try:
+        values = json.loads(request.body)
+    except (ValueError, RecursionError):
+        raise ValidationError("This was not JSON.") from None
+    if not isinstance(values, dict):
+        raise ValidationError("This was not a JSON object.")
+    return values
+
+
+def ids(values: Any) -> list[int]:
+    if not isinstance(values, list) or not all(type(v) is int and 0 < v < 2**63 for v in values):
+        raise ValidationError("A list of assignments' numbers was expected.")
+    return values[:MAX_IDS]
+
+
+def checked(form: AnswerForm | PutAsideForm) -> dict[str, Any]:
+    if not form.is_valid():
+        problems = [f"{field}: {' '.join(errors)}" for field, errors in form.errors.items()]
+        raise ValidationError(problems)
+    return form.cleaned_data
+
+
+def fragment(assignment: Assignment | None) -> str | None:
+    if assignment is None:
+        return None
+    return render_to_string("labeling/_comparison.html", {"assignment": on_screen(assignment)})
+
+
+@desk_post
+def next_comparison(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
+    assignment = handing.next_for(user, project, holding=ids(values.get("holding", [])))
+    return {"html": fragment(assignment)}
+
+
+@desk_post
+def answer(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
+    said = checked(AnswerForm(values))
+    assignment = access_assignment(user, said["assignment"])
+    judgment = judging.record(
+        assignment,
+        said["verdict"],
+        said["client_key"],
+        ranking=judging.ranking_from_sides(assignment, said["ranking_sides"])
+        if said["ranking_sides"]
+        else None,
+        strength=said["strength"],
+        reason=said["reason"],
+        seconds_spent=said["seconds_spent"],
+    )
+    return {"judgment": judgment.pk, "saved_at": judgment.created_at.isoformat()}
+
+
+@desk_post
+def put_aside(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
+    said = checked(PutAsideForm(values))
+    assignment = access_assignment(user, said["assignment"])
+    if said["outcome"] == "skip":
+        handing.skip(assignment, said["reason"])
+    else:
+        handing.flag(assignment, said["reason"], said["text"])
+    return {"assignment": assignment.pk}
+
+
+@desk_post
+def undo(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
+    """Take back the answer to the assignment named, or the last one; a second time changes nothing."""
+    if "assignment" in values:
+        (pk,) = ids([values["assignment"]])
+        assignment = access_assignment(user, pk)
+        if judgment := assignment.judgments.current().first():
+            assignment = judging.withdraw(judgment)
+    else:
+        assignment = judging.undo_last(user, project)
+        if assignment is None:
+            raise handing.Conflict("There is no answer of yours to take back.")
+    return {"assignment": assignment.pk, "html": fragment(assignment)}
+
+
+@desk_post
+def renew(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
+    """Renew the leases of what the page shows or has ready; tell which of them are gone."""
+    lost = []
+    for pk in ids(values.get("assignments", [])):
+        try:
+            handing.renew(access_assignment(user, pk))
+        except (handing.Conflict, Http404):
+            lost.append(pk)
+    return {"lost": lost}

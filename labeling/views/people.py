@@ -1,0 +1,150 @@
+"""The people of a project: who may do what, and what they have given."""
+
+import secrets
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import transaction
+from django.db.models import Count, F, Max, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST
+
+from labeling.access import MANAGER, access_project
+from labeling.forms import PersonForm, RoleForm
+from labeling.models import Assignment, Judgment, Membership, Project, User
+from labeling.projects import add_member, remove_member
+
+PASSWORD_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that looks like another
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+@login_required
+def people(request: HttpRequest, slug: str) -> HttpResponse:
+    """List, and add: the answer to the POST is the only page that ever shows a new password."""
+    project = access_project(request.user, slug, MANAGER)
+    form = PersonForm(request.POST or None)
+    fresh = None
+    if request.method == "POST" and form.is_valid():
+        try:
+            user, password = invite(project, form.cleaned_data["username"], form.cleaned_data["role"])
+        except ValidationError as error:
+            form.add_error(None, error)
+        else:
+            if password is None:
+                messages.success(
+                    request, f"{user.username} is in the project now, with the password they have."
+                )
+                return redirect("labeling:people", slug)
+            fresh, form = {"username": user.username, "password": password}, PersonForm()
+    return render(request, "labeling/people.html", page(request, project, form, fresh))
+
+
+def page(
+    request: HttpRequest, project: Project, form: PersonForm, fresh: dict[str, str] | None
+) -> dict[str, object]:
+    members = [
+        {
+            "place": place,
+            "roles": RoleForm(initial={"role": place.role}, auto_id=f"id_%s_{place.pk}"),
+            "resettable": may_reset(request.user, place.user),
+        }
+        for place in with_work(project)
+    ]
+    return {"project": project, "role": MANAGER, "form": form, "fresh": fresh, "members": members}
+
+
+def with_work(project: Project) -> QuerySet[Membership]:
+    """Those in the project, each with `answers`, `last_answer`, `skipped` and `flagged`."""
+    own = (
+        Judgment.objects.current().filter(annotator=OuterRef("user"), comparison__project=project).order_by()
+    )
+    aside = Assignment.objects.filter(annotator=OuterRef("user"), comparison__project=project).order_by()
+
+    def count_of(rows: QuerySet, condition: Q) -> Coalesce:
+        return Coalesce(
+            Subquery(rows.filter(condition).values("annotator").annotate(n=Count("pk")).values("n")), 0
+        )
+
+    return (
+        Membership.objects.active()
+        .filter(project=project)
+        .select_related("user")
+        .annotate(
+            answers=count_of(own, Q()),
+            last_answer=Subquery(own.values("annotator").annotate(at=Max("created_at")).values("at")),
+            skipped=count_of(aside, Q(outcome="skipped")),
+            flagged=count_of(aside, Q(outcome="flagged")),
+        )
+        .order_by(F("answers").desc(), "user__username")
+    )
+
+
+@transaction.atomic
+def invite(project: Project, username: str, role: str) -> tuple[User, str | None]:
+    """Put a person into the project. Returns them, and the password if the account is new."""
+    user = User.objects.filter(username=username).first()
+    if user and not user.is_active:
+        raise ValidationError({"username": "This account is closed and cannot join."})
+    password = None
+    if user is None:
+        password = random_password()
+        user = User.objects.create_user(username, password=password)
+    add_member(project, user, role)
+    return user, password
+
+
+def random_password() -> str:
+    """Four groups of four letters: 79 bits, and it can be read over the telephone."""
+    return "-".join("".join(secrets.choice(PASSWORD_LETTERS) for _ in range(4)) for _ in range(4))
+
+
+@require_POST
+@login_required
+def change_role(request: HttpRequest, slug: str, member: int) -> HttpResponse:
+    project = access_project(request.user, slug, MANAGER)
+    place = get_object_or_404(Membership.objects.active(), project=project, pk=member)
+    form = RoleForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, "Choose one of the roles offered; nothing was changed.")
+        return redirect("labeling:people", slug)
+    try:
+        if form.cleaned_data["role"] == "leave":
+            remove_member(place)
+        else:
+            add_member(project, place.user, form.cleaned_data["role"])
+    except ValidationError as error:
+        messages.error(request, " ".join(error.messages))
+    else:
+        messages.success(request, f"Changed for {place.user.username}. Answers given so far stay.")
+    # A manager may have given up the role just now.
+    still_manages = Membership.objects.active().filter(project=project, user=request.user, role=MANAGER)
+    return redirect("labeling:people", slug) if still_manages.exists() else redirect("labeling:home")
+
+
+def may_reset(manager: User, user: User) -> bool:
+    """Whether the manager answers for the whole account: all its projects are theirs, and it has no more rights."""
+    if user == manager or not user.is_active or user.is_staff or user.is_superuser:
+        return False
+    managed = Membership.objects.active().filter(user=manager, role=MANAGER).values("project")
+    places = Membership.objects.active().filter(user=user)
+    return not places.filter(Q(role=MANAGER) | ~Q(project__in=managed)).exists()
+
+
+@never_cache
+@require_POST
+@login_required
+def reset_password(request: HttpRequest, slug: str, member: int) -> HttpResponse:
+    project = access_project(request.user, slug, MANAGER)
+    place = get_object_or_404(Membership.objects.active().select_related("user"), project=project, pk=member)
+    if not may_reset(request.user, place.user):
+        raise PermissionDenied
+    password = random_password()
+    place.user.set_password(password)
+    place.user.save(update_fields=["password"])
+    fresh = {"username": place.user.username, "password": password}
+    return render(request, "labeling/people.html", page(request, project, PersonForm(), fresh))
