@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,6 +22,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+    # What each named model must be: a policy where nothing is said.
+    model_kinds: ClassVar[dict[str, str]] = {"reward_model": "reward", "judge_model": "reward"}
 
     model: str = Field(
         min_length=1,
@@ -308,6 +311,8 @@ class Generate(Settings):
 class Score(Settings):
     """Score completions with a reward model."""
 
+    model_kinds: ClassVar[dict[str, str]] = {"model": "reward"}
+
     completions: str = Field(
         min_length=1,
         description="Completions to score: JSON Lines with prompt and completion.",
@@ -441,14 +446,14 @@ def check_sources(config: Settings) -> None:
     """Raise EngineError when a named model folder or data file cannot be used, before weights load."""
     for name in MODEL_FIELDS:
         if source := getattr(config, name, None):
-            _check_model(name, source)
+            _check_model(name, source, config.model_kinds.get(name, "policy"))
     for name in FILE_FIELDS:
         source = getattr(config, name, None)
         if source and not Path(source).is_file():
             raise EngineError(f"{name}: there is no file {source}")
 
 
-def _check_model(name: str, source: str) -> None:
+def _check_model(name: str, source: str, kind: str) -> None:
     folder = Path(source)
     if not folder.is_dir():
         if folder.is_absolute() or source.startswith(".") or source.count("/") > 1:
@@ -458,3 +463,7 @@ def _check_model(name: str, source: str) -> None:
         raise EngineError(f"{name}: {source} has no config.json, so it is not a model folder")
     if not any(folder.glob("*.safetensors")):
         raise EngineError(f"{name}: {source} has no *.safetensors; pickled weights are not loaded")
+    is_reward = "ForSequenceClassification" in (folder / "config.json").read_text()
+    if is_reward != (kind == "reward"):
+        is_a, wanted = ("reward model", "policy") if is_reward else ("policy", "reward model")
+        raise EngineError(f"{name}: {source} is a {is_a}, not a {wanted}")
