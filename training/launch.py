@@ -204,9 +204,9 @@ class Follower:
         """
         self.read()
         try:
-            close_old_connections()
             wanted = runs.record(self.run, self.metrics, **self.progress)
         except (OperationalError, InterfaceError):
+            close_old_connections()  # the next write opens a new one
             return False
         self.metrics, self.progress = [], {}
         return wanted

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import shared_task
 from celery.signals import worker_init, worker_shutting_down
+from django.core.cache import cache
 
 from training import launch, loop, runs, schedules
 
@@ -42,6 +43,7 @@ def execute_run(run_id: int) -> None:
 @shared_task
 def tick() -> None:
     """Every few seconds: say again what was lost, move rounds on, start what a schedule asks for."""
+    cache.set("tick", True, timeout=10)  # how `rehearse` sees that beat is running
     runs.resend()
     schedules.fire_by_amount()
     loop.advance_open()
