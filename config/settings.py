@@ -185,12 +185,15 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 32 * 2**20
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "knox.auth.TokenAuthentication",
+        "labeling.api.reading.Token",
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["labeling.api.reading.LimitedJSON"],
+    "EXCEPTION_HANDLER": "labeling.api.errors.answer",
+    # Without this a client could invent an X-Forwarded-For for each guess of a password.
+    "NUM_PROXIES": 1 if environment.flag("BEHIND_PROXY") else 0,
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_THROTTLE_RATES": {"token": "30/min"},
     "TEST_REQUEST_DEFAULT_FORMAT": "json",

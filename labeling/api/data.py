@@ -1,0 +1,115 @@
+"""Preferences out: a stream of what stands now, and frozen versions."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from django.http import FileResponse, StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework import serializers as fields
+from rest_framework import status
+from rest_framework.generics import ListAPIView
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from config.storage import open_file
+from labeling.access import MANAGER, READING, access_dataset, access_project
+from labeling.api import serializers
+from labeling.api.paging import NewestFirst
+from labeling.datasets import freeze
+from labeling.exports import stream_preferences
+from labeling.models import DatasetVersion
+
+LINES = "application/x-ndjson"
+LISTS = ("tags", "authors", "annotators")
+
+
+class StreamSerializer(serializers.FilterSerializer):
+    after = fields.IntegerField(
+        min_value=0,
+        max_value=serializers.MAX_ID,
+        default=0,
+        help_text="The id of the last line that you have; the stream goes on behind it.",
+    )
+
+
+class PreferencesView(APIView):
+    @extend_schema(
+        summary="Stream the current preferences",
+        description="JSON lines in order of id, each with the same keys and types. Ties only with "
+        "ties=include. A connection that was cut is resumed with after.",
+        parameters=[StreamSerializer],
+        responses={(200, LINES): serializers.PreferenceSerializer, 400: serializers.ErrorSerializer},
+    )
+    def get(self, request: Request, slug: str) -> StreamingHttpResponse:
+        project = access_project(request.user, slug, *READING)
+        asked = StreamSerializer(data=_query(request))
+        asked.is_valid(raise_exception=True)
+        lines = stream_preferences(project, **asked.validated_data)
+        response = StreamingHttpResponse(lines, content_type=LINES)
+        response["Content-Disposition"] = f'attachment; filename="{project.slug}-preferences.jsonl"'
+        return response
+
+
+def _query(request: Request) -> dict[str, Any]:
+    """The query as plain values; what may be given several times as lists."""
+    query = request.query_params
+    return {name: query.getlist(name) if name in LISTS else query[name] for name in query}
+
+
+class DatasetsView(ListAPIView):
+    serializer_class = serializers.DatasetSerializer
+    pagination_class = NewestFirst
+
+    def get_queryset(self) -> QuerySet[DatasetVersion]:
+        if getattr(self, "swagger_fake_view", False):
+            return DatasetVersion.objects.none()
+        project = access_project(self.request.user, self.kwargs["slug"], *READING)
+        return project.dataset_versions.select_related("project")
+
+    @extend_schema(summary="List dataset versions, newest first")
+    def get(self, request: Request, slug: str) -> Response:
+        return self.list(request)
+
+    @extend_schema(
+        summary="Freeze a dataset version",
+        description="Of the preferences that stand now. Ties are in it; a prompt is on one side of the split.",
+        request=serializers.FreezeSerializer,
+        responses={201: serializers.DatasetSerializer, 400: serializers.ErrorSerializer},
+    )
+    def post(self, request: Request, slug: str) -> Response:
+        project = access_project(request.user, slug, MANAGER)
+        sent = serializers.FreezeSerializer(data=request.data)
+        sent.is_valid(raise_exception=True)
+        version = freeze(project, request.user, sent.validated_data["filter"])
+        return Response(serializers.DatasetSerializer(version).data, status.HTTP_201_CREATED)
+
+
+class DatasetView(APIView):
+    @extend_schema(summary="One dataset version", responses=serializers.DatasetSerializer)
+    def get(self, request: Request, pk: int) -> Response:
+        return Response(serializers.DatasetSerializer(access_dataset(request.user, pk, *READING)).data)
+
+
+class DatasetFileView(APIView):
+    @extend_schema(
+        summary="Download one side of a dataset version",
+        parameters=[
+            OpenApiParameter("split", OpenApiTypes.STR, enum=["train", "eval"], default="train"),
+        ],
+        responses={
+            (200, LINES): OpenApiResponse(serializers.PreferenceSerializer, description="JSON lines."),
+            400: serializers.ErrorSerializer,
+        },
+    )
+    def get(self, request: Request, pk: int) -> FileResponse:
+        version = access_dataset(request.user, pk, *READING)
+        split = request.query_params.get("split", "train")
+        if split not in ("train", "eval"):
+            raise fields.ValidationError({"split": ["must be train or eval"]})
+        file = open_file(getattr(version, f"{split}_file"))
+        name = f"{version.project.slug}-{version.number}-{split}.jsonl"
+        response = FileResponse(file, as_attachment=True, filename=name, content_type=LINES)
+        response["ETag"] = f'"{getattr(version, f"{split}_sha256")}"'
+        return response
