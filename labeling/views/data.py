@@ -15,7 +15,6 @@ from labeling.models import Comparison, Preference, Project, Prompt
 
 COUNTED = 100_000  # nobody waits for a longer count; beyond it the page says "more than"
 VERSIONS_SHOWN = 50
-ERRORS_SHOWN = 50
 
 
 @require_GET
@@ -56,7 +55,11 @@ def upload(request: HttpRequest, slug: str) -> HttpResponse:
     if not form.is_valid():
         return render(request, "labeling/data.html", page(project, form), status=400)
     act = imports.import_prompts if form.cleaned_data["kind"] == "prompts" else imports.import_comparisons
-    report = act(form.cleaned_data["file"], project, skip_bad=form.cleaned_data["skip_bad"])
+    try:
+        report = act(form.cleaned_data["file"], project, skip_bad=form.cleaned_data["skip_bad"])
+    except imports.ImportRefused as refused:
+        context = page(project, form, refused.report) | {"refused": True}
+        return render(request, "labeling/data.html", context, status=400)
     return render(request, "labeling/data.html", page(project, UploadForm(), report))
 
 
