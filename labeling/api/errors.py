@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from django.core.exceptions import RequestDataTooBig
 from django.core.exceptions import ValidationError as DjangoValidationError
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import exception_handler
 
+from labeling.api.reading import TooLarge
 from labeling.assignment import Conflict
 from labeling.imports import ImportRefused
 
@@ -29,6 +31,8 @@ def answer(error: Exception, context: dict[str, Any]) -> Response | None:
 def _translate(error: Exception) -> Exception:
     if isinstance(error, Conflict):
         return Refused(str(error))
+    if isinstance(error, RequestDataTooBig):
+        return TooLarge()
     if isinstance(error, ImportRefused):
         problems = error.report.problems
         return exceptions.ValidationError({f"{each.line}.{each.field}": [each.reason] for each in problems})

@@ -13,6 +13,7 @@ from rest_framework.parsers import JSONParser
 class TooLarge(APIException):
     status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
     default_code = "too_large"
+    default_detail = "The request is too large; send what it says in several."
 
 
 class Token(TokenAuthentication):
@@ -40,7 +41,7 @@ class LimitedJSON(JSONParser):
         limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         length = int(parser_context["request"].META.get("CONTENT_LENGTH") or 0)
         if limit is not None and length > limit:
-            raise TooLarge(f"A request may have at most {limit} bytes; send more in several.")
+            raise TooLarge
         try:
             return super().parse(stream, media_type, parser_context)
         except RecursionError:
