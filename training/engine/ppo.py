@@ -4,7 +4,8 @@ report. docs/ppo.md gives each choice its source and each metric its healthy ran
 
 import math
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +13,13 @@ import torch
 from torch import Tensor
 
 from training.engine.advantages import generalized_advantages, next_coefficient, shaped_rewards
-from training.engine.batches import Encoder, Tokens, gather_rows, row_sums, token_batches
+from training.engine.batches import Batch, Encoder, Tokens, gather_rows, row_sums, token_batches
 from training.engine.checkpoints import Checkpoints, part, prefixed, restore
 from training.engine.config import EngineError, Ppo
 from training.engine.generation import Completion, Sampling, sample
 from training.engine.guards import GuardStop, check_rollout, check_start, text_metrics
 from training.engine.intervals import mean_interval
-from training.engine.losses import clipped_policy_loss, value_loss
+from training.engine.losses import PolicyLoss, clipped_policy_loss, value_loss
 from training.engine.networks import (
     Policy,
     Runtime,
@@ -78,6 +79,14 @@ class Rollout:
     def lengths(self) -> list[int]:
         """Tokens of each completion."""
         return [len(row.completion) for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a rollout teaches, per token, (N,)."""
+
+    advantages: Tensor  # whitened over the batch's real tokens
+    returns: Tensor  # what the critic should have foreseen
 
 
 @dataclass
@@ -257,72 +266,89 @@ def learn(
     advantages, returns = generalized_advantages(
         rewards, rollout.values, lengths, config.discount, config.gae_lambda
     )
-    whitened = whiten(advantages)
+    lesson = Lesson(whiten(advantages), returns)
+    policy_updater, critic_updater = players.policy_updater, players.critic_updater
+    refused_before = policy_updater.refused + critic_updater.refused
     policy_moves = step >= config.critic_warmup_steps
-    refused_before = players.policy_updater.refused + players.critic_updater.refused
-    tally: dict[str, float] = dict.fromkeys(
-        ("policy_loss", "value_loss", "clipped", "kl", "tokens", "policy_tokens"), 0.0
-    )
+    started = False
+    sums: Counter[str] = Counter()
     norms: dict[str, float] = {}
-    first = True
-    for epoch in range(config.epochs):
-        order = torch.randperm(
-            len(lengths), generator=generator(config.seed, f"minibatches {step}", epoch)
-        ).tolist()
-        for begin in range(0, len(order), config.minibatch_size):
-            numbers = order[begin : begin + config.minibatch_size]
-            tokens = sum(lengths[number] for number in numbers)
-            kl = ratio_error = 0.0
-            for group, batch in token_batches(
-                [rollout.rows[number] for number in numbers],
-                config.micro_batch_tokens,
-                players.policy.runtime.device,
-            ):
-                picked = [numbers[place] for place in group]
-                old, advantage, value, target = (
-                    gather_rows(flat, lengths, picked)
-                    for flat in (rollout.logprobs, whitened, rollout.values, returns)
-                )
-                if policy_moves:
-                    loss, parts, new = _policy_terms(players.policy, batch, old, advantage, config)
-                    (loss / tokens).backward()
-                    kl += float(parts.kl.sum())
-                    ratio_error = max(ratio_error, float((new - old).abs().max()))
-                    tally["policy_loss"] += float(loss.detach())
-                    tally["clipped"] += float(parts.clipped.sum())
-                values = players.critic.values(batch)
-                critic_loss = value_loss(values, value, target, config.value_clip_range).sum()
-                (critic_loss / tokens).backward()
-                tally["value_loss"] += float(critic_loss.detach())
-            tally["tokens"] += tokens
-            if policy_moves:
-                if first:
-                    check_start(ratio_error, None, players.policy.runtime.tolerance)
-                    first = False
-                tally["kl"], tally["policy_tokens"] = tally["kl"] + kl, tally["policy_tokens"] + tokens
-                if kl / tokens > config.update_kl_limit:
-                    players.policy_updater.drop()
-                    policy_moves = False
-                else:
-                    norms["grad_norm"] = players.policy_updater.step()
-            norms["critic_grad_norm"] = players.critic_updater.step()
-    policy_tokens = max(tally["policy_tokens"], 1.0)
-    refused = players.policy_updater.refused + players.critic_updater.refused - refused_before
+    for numbers in _minibatches(len(lengths), step, config):
+        of_batch = accumulate_gradients(players, rollout, lesson, numbers, policy_moves, config)
+        sums.update({name: value for name, value in of_batch.items() if name != "ratio_error"})
+        if policy_moves:
+            if not started:
+                check_start(of_batch["ratio_error"], None, players.policy.runtime.tolerance)
+                started = True
+            if of_batch["kl"] / of_batch["tokens"] > config.update_kl_limit:
+                policy_updater.drop()
+                policy_moves = False
+            else:
+                norms["grad_norm"] = policy_updater.step()
+        norms["critic_grad_norm"] = critic_updater.step()
+    policy_tokens = max(sums["policy_tokens"], 1)
     return {
-        "value_loss": tally["value_loss"] / tally["tokens"],
-        "policy_loss": tally["policy_loss"] / policy_tokens,
-        "clip_fraction": tally["clipped"] / policy_tokens,
-        "approx_kl": tally["kl"] / policy_tokens,
+        "value_loss": sums["value_loss"] / sums["tokens"],
+        "policy_loss": sums["policy_loss"] / policy_tokens,
+        "clip_fraction": sums["clipped"] / policy_tokens,
+        "approx_kl": sums["kl"] / policy_tokens,
         "explained_variance": _explained(rollout.values, returns),
-        "refused_updates": refused,
-        "learning_rate": players.policy_updater.current_rate,
+        "refused_updates": policy_updater.refused + critic_updater.refused - refused_before,
+        "learning_rate": policy_updater.current_rate,
         **norms,
     }
 
 
+def _minibatches(count: int, step: int, config: Ppo) -> Iterator[list[int]]:
+    """Row numbers of each optimiser update of an iteration: every epoch in another order."""
+    for epoch in range(config.epochs):
+        random = generator(config.seed, f"minibatches {step}", epoch)
+        order = torch.randperm(count, generator=random).tolist()
+        for begin in range(0, count, config.minibatch_size):
+            yield order[begin : begin + config.minibatch_size]
+
+
+def accumulate_gradients(
+    players: Players,
+    rollout: Rollout,
+    lesson: Lesson,
+    numbers: Sequence[int],
+    policy_moves: bool,
+    config: Ppo,
+) -> dict[str, float]:
+    """Add up the gradients of one update's rows, in as many passes as memory asks for.
+
+    Losses are divided by the real tokens of all these rows, so the passes they are cut into do not matter.
+    Returns sums over tokens, and the greatest |new - old log-probability|.
+    """
+    lengths = rollout.lengths
+    tokens = sum(lengths[number] for number in numbers)
+    policy_tokens = tokens if policy_moves else 0
+    sums: Counter[str] = Counter(tokens=tokens, policy_tokens=policy_tokens)
+    ratio_error = 0.0
+    rows = [rollout.rows[number] for number in numbers]
+    for group, batch in token_batches(rows, config.micro_batch_tokens, players.policy.runtime.device):
+        picked = [numbers[place] for place in group]
+        old, advantages, old_values, returns = (
+            gather_rows(flat, lengths, picked)
+            for flat in (rollout.logprobs, lesson.advantages, rollout.values, lesson.returns)
+        )
+        if policy_moves:
+            loss, parts, new = _policy_terms(players.policy, batch, old, advantages, config)
+            (loss / tokens).backward()
+            ratio_error = max(ratio_error, float((new - old).abs().max()))
+            clipped = float(parts.clipped.sum())
+            sums.update(policy_loss=float(loss.detach()), clipped=clipped, kl=float(parts.kl.sum()))
+        values = players.critic.values(batch)
+        critic_loss = value_loss(values, old_values, returns, config.value_clip_range).sum()
+        (critic_loss / tokens).backward()
+        sums.update(value_loss=float(critic_loss.detach()))
+    return {**sums, "ratio_error": ratio_error}
+
+
 def _policy_terms(
-    policy: Policy, batch: Any, old: Tensor, advantages: Tensor, config: Ppo
-) -> tuple[Tensor, Any, Tensor]:
+    policy: Policy, batch: Batch, old: Tensor, advantages: Tensor, config: Ppo
+) -> tuple[Tensor, PolicyLoss, Tensor]:
     """The policy's summed loss, its parts, and the new log-probabilities."""
     hidden = policy.hidden(batch)
     if not config.entropy_coefficient:
