@@ -1,0 +1,272 @@
+"""Home, people, data, guidelines and tokens through the client, as each of the cast."""
+
+import io
+import re
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from knox.models import get_token_model
+
+from labeling.models import DatasetVersion, Membership, Project, Prompt, User
+
+
+@pytest.fixture
+def as_alice(client, alice):
+    client.force_login(alice)
+    return client
+
+
+def secret(response):
+    return re.search(r"data-secret>([^<]+)<", response.content.decode())[1]
+
+
+def upload(client, project, text, kind="prompts", **more):
+    file = SimpleUploadedFile("words.jsonl", text.encode())
+    return client.post(f"/p/{project.slug}/data/import/", {"kind": kind, "file": file} | more)
+
+
+# Who sees what
+
+
+def test_pages_lead_a_signed_out_person_to_the_door(client, project):
+    for path in ("/", "/tokens/", "/account/", f"/p/{project.slug}/", f"/p/{project.slug}/label/"):
+        response = client.get(path)
+        assert response.status_code == 302 and response["Location"].startswith("/accounts/login/")
+
+
+@pytest.mark.parametrize("path", ["people/", "data/", "settings/"])
+def test_managers_pages_are_404_for_everyone_else(client, project, bob, carol, charlie, path):
+    for person in (bob, carol, charlie):
+        client.force_login(person)
+        assert client.get(f"/p/{project.slug}/{path}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["data/import/", "data/freeze/", "people/", "settings/"])
+def test_managers_acts_are_404_for_everyone_else(client, project, bob, charlie, path):
+    for person in (bob, charlie):
+        client.force_login(person)
+        assert (
+            client.post(f"/p/{project.slug}/{path}", {"username": "eve", "role": "manager"}).status_code
+            == 404
+        )
+    assert not User.objects.filter(username="eve").exists()
+
+
+def test_an_annotator_reads_the_guidelines_and_cannot_write_them(client, project, bob):
+    client.force_login(bob)
+    path = f"/p/{project.slug}/guidelines/"
+    assert client.get(path).status_code == 200
+    assert "<textarea" not in client.get(path + "?edit").content.decode()
+    assert client.post(path, {"guidelines": "mine"}).status_code == 403
+    project.refresh_from_db()
+    assert project.guidelines == ""
+
+
+def test_a_project_leads_each_person_to_their_work(client, project, bob, carol, charlie):
+    for person, where in [(bob, "label/"), (carol, "guidelines/")]:
+        client.force_login(person)
+        assert client.get(f"/p/{project.slug}/")["Location"] == f"/p/{project.slug}/{where}"
+    client.force_login(charlie)
+    assert client.get(f"/p/{project.slug}/").status_code == 404
+
+
+# Home
+
+
+def test_home_says_whether_comparisons_wait(client, project, bob, make_comparison, answer):
+    client.force_login(bob)
+    assert "No comparison waits for you" in client.get("/").content.decode()
+    make_comparison()
+    assert "Comparisons wait for you" in client.get("/").content.decode()
+    answer(bob)
+    assert "No comparison waits for you" in client.get("/").content.decode()
+
+
+def test_a_manager_makes_a_project_and_manages_it(as_alice, alice, project):
+    response = as_alice.post("/", {"name": "New & bold", "overlap": 2})
+    made = Project.objects.get(name="New & bold")
+    assert response["Location"] == f"/p/{made.slug}/data/"
+    assert made.overlap == 2
+    assert Membership.objects.get(project=made).user == alice
+
+
+def test_an_annotator_cannot_make_a_project(client, project, bob):
+    client.force_login(bob)
+    assert "New project" not in client.get("/").content.decode()
+    assert client.post("/", {"name": "Mine", "overlap": 1}).status_code == 403
+    assert Project.objects.count() == 1
+
+
+def test_a_project_with_a_bad_value_says_so_at_the_field_and_keeps_what_was_typed(as_alice, project):
+    html = as_alice.post("/", {"name": "Many", "overlap": 101}).content.decode()
+    assert 'id="id_overlap_error"' in html and 'value="Many"' in html
+    assert Project.objects.count() == 1
+
+
+# People
+
+
+def test_a_new_person_gets_a_password_that_is_shown_once_and_works(as_alice, client, project):
+    response = as_alice.post(f"/p/{project.slug}/people/", {"username": "dana", "role": "annotator"})
+    password = secret(response)
+    assert password not in as_alice.get(f"/p/{project.slug}/people/").content.decode()
+    assert "no-store" in response["Cache-Control"]
+    client.logout()
+    assert client.post("/accounts/login/", {"login": "dana", "password": password}).status_code == 302
+    assert client.get(f"/p/{project.slug}/label/").status_code == 200
+
+
+def test_an_existing_person_joins_with_the_password_they_have(as_alice, project, charlie):
+    before = charlie.password
+    response = as_alice.post(f"/p/{project.slug}/people/", {"username": "charlie", "role": "annotator"})
+    charlie.refresh_from_db()
+    assert response.status_code == 302 and charlie.password == before
+    assert Membership.objects.get(project=project, user=charlie).role == "annotator"
+
+
+def test_a_role_is_changed_and_taken_away(as_alice, project, bob):
+    place = Membership.objects.get(project=project, user=bob)
+    path = f"/p/{project.slug}/people/{place.pk}/role/"
+    as_alice.post(path, {"role": "reviewer"})
+    place.refresh_from_db()
+    assert place.role == "reviewer"
+    as_alice.post(path, {"role": "leave"})
+    as_alice.force_login(bob)
+    assert as_alice.get(f"/p/{project.slug}/guidelines/").status_code == 404
+
+
+def test_the_last_manager_cannot_leave(as_alice, alice, project):
+    place = Membership.objects.get(project=project, user=alice)
+    as_alice.post(f"/p/{project.slug}/people/{place.pk}/role/", {"role": "leave"})
+    html = as_alice.get(f"/p/{project.slug}/people/").content.decode()
+    assert "keeps at least one manager" in html
+
+
+def test_a_member_of_another_project_cannot_be_changed_through_this_one(as_alice, project, charlie):
+    other = Project.objects.create(slug="other", name="Other")
+    place = Membership.objects.create(project=other, user=charlie, role="annotator")
+    assert as_alice.post(f"/p/{project.slug}/people/{place.pk}/role/", {"role": "leave"}).status_code == 404
+    assert as_alice.post(f"/p/{project.slug}/people/{place.pk}/password/").status_code == 404
+
+
+def test_a_manager_resets_the_password_of_their_own_annotator_only(as_alice, alice, project, bob):
+    place = Membership.objects.get(project=project, user=bob)
+    path = f"/p/{project.slug}/people/{place.pk}/password/"
+    password = secret(as_alice.post(path))
+    bob.refresh_from_db()
+    assert bob.check_password(password)
+    other = Project.objects.create(slug="other", name="Other")
+    Membership.objects.create(project=other, user=bob, role="annotator")
+    assert as_alice.post(path).status_code == 403
+    own = Membership.objects.get(project=project, user=alice)
+    assert as_alice.post(f"/p/{project.slug}/people/{own.pk}/password/").status_code == 403
+
+
+@pytest.mark.parametrize("right", ["is_staff", "is_superuser"])
+def test_a_manager_cannot_take_over_an_administrator(as_alice, project, bob, right):
+    User.objects.filter(pk=bob.pk).update(**{right: True})
+    place = Membership.objects.get(project=project, user=bob)
+    assert as_alice.post(f"/p/{project.slug}/people/{place.pk}/password/").status_code == 403
+
+
+def test_people_shows_what_each_has_given(as_alice, project, bob, make_comparison, answer):
+    for _ in range(3):
+        make_comparison()
+        answer(bob)
+    html = as_alice.get(f"/p/{project.slug}/people/").content.decode()
+    row = html[html.index("<bdi>bob</bdi>") :]
+    assert '<td class="number">3</td>' in row[: row.index("</tr>")]
+
+
+# Data
+
+
+def test_prompts_are_imported_from_a_file(as_alice, project):
+    html = upload(as_alice, project, '{"prompt": "One?"}\n{"prompt": "Two?"}\n').content.decode()
+    assert "2 new prompts" in html
+    assert Prompt.objects.filter(project=project).count() == 2
+
+
+def test_a_bad_line_stops_the_import_and_is_named_with_its_reason(as_alice, project):
+    response = upload(as_alice, project, '{"prompt": "One?"}\n{"prompt": 3}\n<b>not json</b>\n')
+    html = response.content.decode()
+    assert response.status_code == 400 and "Nothing was imported" in html
+    assert "words.jsonl, line 2: prompt must be a text" in html and "words.jsonl, line 3" in html
+    assert not Prompt.objects.exists()
+
+
+def test_bad_lines_are_left_out_where_asked_for(as_alice, project):
+    html = upload(as_alice, project, '{"prompt": "One?"}\nnot json\n', skip_bad="on").content.decode()
+    assert "1 new prompt," in html and "1 bad line was left out" in html
+
+
+def test_an_import_without_a_file_says_so_at_the_field(as_alice, project):
+    response = as_alice.post(f"/p/{project.slug}/data/import/", {"kind": "prompts"})
+    assert response.status_code == 400 and 'id="id_file_error"' in response.content.decode()
+
+
+def test_judged_comparisons_are_imported_and_frozen_as_a_version(as_alice, project):
+    lines = "".join(f'{{"prompt": "P{n}?", "chosen": "yes {n}", "rejected": "no {n}"}}\n' for n in range(8))
+    assert "8 new comparisons" in upload(as_alice, project, lines, kind="comparisons").content.decode()
+    as_alice.post(f"/p/{project.slug}/data/freeze/")
+    version = DatasetVersion.objects.get()
+    html = as_alice.get(f"/p/{project.slug}/data/").content.decode()
+    assert version.train_count + version.eval_count == 8
+    assert version.train_sha256[:12] in html
+
+
+def test_freezing_nothing_says_why(as_alice, project):
+    html = as_alice.post(f"/p/{project.slug}/data/freeze/", follow=True).content.decode()
+    assert "There are no preferences to freeze yet." in html
+
+
+def test_a_file_name_that_is_html_shows_as_text(as_alice, project):
+    file = io.BytesIO(b"not json")
+    file.name = "<img src=x onerror=alert(1)>.jsonl"
+    html = as_alice.post(
+        f"/p/{project.slug}/data/import/", {"kind": "prompts", "file": file}
+    ).content.decode()
+    assert "<img" not in html
+
+
+# Tokens
+
+
+def test_a_token_is_shown_once_works_and_is_revoked(client, project, bob):
+    client.force_login(bob)
+    token = secret(client.post("/tokens/", {"lifetime": "30"}))
+    assert token not in client.get("/tokens/").content.decode()
+    stored = get_token_model().objects.get()
+    assert stored.user == bob and token not in (stored.digest, stored.token_key) and stored.expiry is not None
+    client.post(f"/tokens/{stored.digest}/revoke/")
+    assert not get_token_model().objects.exists()
+
+
+def test_another_persons_token_cannot_be_revoked(client, project, alice, bob):
+    stored, _ = get_token_model().objects.create(user=alice)
+    client.force_login(bob)
+    assert client.post(f"/tokens/{stored.digest}/revoke/").status_code == 404
+    assert get_token_model().objects.exists()
+
+
+def test_a_lifetime_that_was_not_offered_makes_no_token(client, project, bob):
+    client.force_login(bob)
+    client.post("/tokens/", {"lifetime": "100000"})
+    assert not get_token_model().objects.exists()
+
+
+# Accounts
+
+
+def test_nobody_can_sign_up_by_themselves(client, db):
+    response = client.post(
+        "/accounts/signup/",
+        {"username": "eve", "password1": "a long passphrase", "password2": "a long passphrase"},
+    )
+    assert "Accounts are made by managers" in response.content.decode()
+    assert not User.objects.exists()
+
+
+def test_a_wrong_password_is_refused_with_a_sentence(client, bob):
+    html = client.post("/accounts/login/", {"login": "bob", "password": "wrong"}).content.decode()
+    assert 'role="alert"' in html and "not correct" in html
