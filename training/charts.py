@@ -7,6 +7,7 @@ its colours from the theme, needs no script, and is read aloud by its label.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -67,28 +68,23 @@ PANELS = {
     ],
     "ppo": [
         Panel(
-            "Reward",
-            "Should rise, and level off.",
-            "deviations",
-            {"score_mean": "score", "reward_mean": "with KL"},
+            "Reward", "By the reward model: should rise, then level off.", "deviations", {"reward": "reward"}
         ),
         Panel(
-            "KL to the first policy", "Has to stay below its budget.", "nats per answer", {"kl_nats": "KL"}
+            "KL to the first policy", "Has to stay below its budget.", "nats per answer", {"exact_kl": "KL"}
         ),
-        Panel(
-            "Length",
-            "A steady climb is often a way to please the judge.",
-            "tokens",
-            {"length_mean": "tokens"},
-        ),
+        Panel("Length", "A steady climb is often a way to please the judge.", "tokens", {"length": "tokens"}),
         Panel(
             "Loss", "Of the policy and of its critic.", "", {"policy_loss": "policy", "value_loss": "critic"}
         ),
         Panel(
-            "Entropy",
-            "Near zero it has stopped trying anything new.",
-            "nats per token",
-            {"entropy": "entropy"},
+            "Entropy", "Near zero it tries nothing new any more.", "nats per token", {"entropy": "entropy"}
+        ),
+        Panel(
+            "Shape of the answers",
+            "All answers should end, and few be the same.",
+            "share",
+            {"eos_rate": "ended", "identical_share": "identical", "distinct_2": "distinct pairs"},
         ),
     ],
 }
@@ -104,7 +100,7 @@ def run_panels(run: Run) -> list[dict[str, object]]:
         if not series:
             continue
         budget = run.config.get("kl_budget_nats")
-        guard = Guard(f"budget {budget:g}", budget) if "kl_nats" in panel.metrics and budget else None
+        guard = Guard(f"budget {budget:g}", budget) if "exact_kl" in panel.metrics and budget else None
         svg = line_chart(panel.title, series, panel.unit, "step", guard)
         shown.append({"title": panel.title, "caption": panel.caption, "svg": svg})
     return shown
@@ -239,7 +235,7 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     first = math.ceil(low / step - 1e-9)
-    return [place * step for place in range(first, int(math.floor(high / step + 1e-9)) + 1)]
+    return [place * step for place in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def number(value: float) -> str:
@@ -275,7 +271,7 @@ def _spread(places: list[float]) -> list[float]:
     """Push labels apart until none covers another."""
     order = sorted(range(len(places)), key=places.__getitem__)
     spread = list(places)
-    for above, below in zip(order, order[1:], strict=False):
+    for above, below in itertools.pairwise(order):
         spread[below] = max(spread[below], spread[above] + LABEL_HEIGHT)
     return spread
 

@@ -22,6 +22,7 @@ from django.utils import timezone
 from labeling import datasets
 from labeling.models import Comparison, DatasetVersion, Membership, Project, User
 from training import candidates, gates, launch, runs
+from training.engine.config import METHODS, check_sources
 from training.models import LoopSettings, ModelVersion, Promotion, Round, Run
 
 logger = logging.getLogger(__name__)
@@ -47,10 +48,14 @@ class Halt(Exception):
 
 
 def create_loop(project: Project, policy_location: str, **fields: Any) -> LoopSettings:
-    """Register the first policy (a folder or a hub name) as policy-0 and give the project a loop."""
+    """Register the first policy (a folder or a hub name) as policy-0 and give the project a loop.
+
+    Raises EngineError for a folder that is no model.
+    """
     existing = LoopSettings.objects.filter(project=project).first()
     if existing:
         return existing
+    check_sources(METHODS["generate"].model_construct(model=policy_location))
     folder = Path(policy_location)
     digest = launch.weights_sha256(folder) if folder.is_dir() else ""
     with transaction.atomic():

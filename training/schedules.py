@@ -53,6 +53,25 @@ def set_amount(
     return schedule
 
 
+def of(project: Project) -> tuple[Schedule | None, Schedule | None]:
+    """The project's schedules: by time, by amount."""
+    found = list(Schedule.objects.filter(project=project).select_related("periodic_task__crontab"))
+    by_time = next((schedule for schedule in found if schedule.periodic_task), None)
+    return by_time, next((schedule for schedule in found if schedule.every_preferences), None)
+
+
+def in_words(project: Project) -> str:
+    """`every day at 02:00 (Europe/Berlin) and after every 200 new preferences`, or nothing."""
+    by_time, by_amount = of(project)
+    words = []
+    if by_time and by_time.enabled:
+        crontab = by_time.periodic_task.crontab
+        words.append(f"every day at {int(crontab.hour):02}:{int(crontab.minute):02} ({crontab.timezone})")
+    if by_amount and by_amount.enabled:
+        words.append(f"after every {by_amount.every_preferences} new preferences")
+    return " and ".join(words)
+
+
 def remove(schedule: Schedule) -> None:
     with transaction.atomic():
         if schedule.periodic_task:

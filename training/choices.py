@@ -1,0 +1,107 @@
+"""What a person may choose for a run: versions, datasets and prompts by name, never a path on the server."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from config import storage
+from labeling.models import DatasetVersion, Project, User
+from training import candidates, runs
+from training.engine.config import FILE_FIELDS, METHODS, MODEL_FIELDS
+from training.models import LoopSettings, ModelVersion, Run
+
+MOST_PROMPTS = 20_000
+# Set by what is chosen, or, in the case of Python callables, by nobody over the web.
+NOT_SETTINGS = {*MODEL_FIELDS, *FILE_FIELDS, "rewards"}
+CHOICES = {
+    "sft": ("model", "demonstrations"),
+    "reward": ("model", "dataset"),
+    "ppo": ("model", "reference_model", "reward_model", "prompts"),
+    "generate": ("model", "prompts"),
+    "score": ("model", "completions_of"),
+    "evaluate": ("model", "baseline_model", "reward_model", "prompts"),
+}
+OPTIONAL = {("evaluate", "reward_model"), ("ppo", "reference_model")}
+SPLITS = {"train": "prompts to train on", "eval": "held-out prompts", "all": "all prompts"}
+
+
+def settings_of(method: str) -> list[str]:
+    """The engine's settings of a method that a person may give a value."""
+    return [name for name in METHODS[method].model_fields if name not in NOT_SETTINGS]
+
+
+def versions(project: Project, method: str, choice: str) -> Any:
+    """The model versions that fit a choice, newest first."""
+    is_reward = choice == "reward_model" or (method == "score" and choice == "model")
+    kind = ModelVersion.Kind.REWARD if is_reward else ModelVersion.Kind.POLICY
+    return ModelVersion.objects.filter(project=project, kind=kind).order_by("-number")
+
+
+def sampled_runs(project: Project) -> Any:
+    """Runs whose completions can be scored."""
+    return Run.objects.filter(project=project, status=Run.Status.DONE, method__in=["generate", "evaluate"])
+
+
+def start_run(
+    project: Project, method: str, settings: Mapping[str, Any], chosen: Mapping[str, Any], user: User | None
+) -> Run:
+    """Start a run from what a person chose: rows for versions, a split for prompts. Raises RunRefused."""
+    if method not in METHODS:
+        raise runs.RunRefused(f"There is no method {method!r}; there are {', '.join(METHODS)}.")
+    for name in settings:
+        if name in NOT_SETTINGS:
+            raise runs.RunRefused(f"{name}: is not set here; choose versions, datasets and prompts by name")
+    for name in CHOICES[method]:
+        if not chosen.get(name) and (method, name) not in OPTIONAL:
+            raise runs.RunRefused(f"{name}: must be given")
+    return runs.start(
+        project,
+        method,
+        dict(settings) | _paths(project, chosen),
+        user,
+        input_model=chosen["model"],
+        reward_model=chosen.get("reward_model"),
+        dataset_version=chosen.get("dataset"),
+    )
+
+
+def _paths(project: Project, chosen: Mapping[str, Any]) -> dict[str, str]:
+    paths = {name: chosen[name].path for name in ("reference_model", "baseline_model") if chosen.get(name)}
+    if split := chosen.get("prompts"):
+        paths["prompts"] = prompts_file(project, split)
+    if run := chosen.get("completions_of"):
+        paths["completions"] = str(run.path / "completions.jsonl")
+    if upload := chosen.get("demonstrations"):
+        paths["train_data"] = str(storage.local_path(storage.put_file(Path(upload), "demonstrations")))
+    return paths
+
+
+def prompts_file(project: Project, split: str) -> str:
+    """The project's prompts of a split as a file. Raises RunRefused where there are none."""
+    rng = random.Random(0)
+    splits = ["train", "eval"] if split == "all" else [split]
+    prompts = [
+        prompt for one in splits for prompt in candidates.choose_prompts(project, MOST_PROMPTS, one, rng)
+    ]
+    if not prompts:
+        raise runs.RunRefused(f"prompts: the project has no {SPLITS[split]}; import some first")
+    return candidates.write_prompts(prompts)
+
+
+def defaults(project: Project, method: str) -> dict[str, Any]:
+    """What is most likely meant: the policy in use, the newest reward model and dataset."""
+    loop = LoopSettings.objects.select_related("policy", "first_policy").filter(project=project).first()
+    newest_reward = versions(project, method, "reward_model").first()
+    model = (loop.first_policy if method == "reward" else loop.policy) if loop else None
+    return {
+        "model": newest_reward if method == "score" else model,
+        "reference_model": loop.first_policy if loop else None,
+        "baseline_model": loop.first_policy if loop else None,
+        "reward_model": newest_reward,
+        "dataset": DatasetVersion.objects.filter(project=project).order_by("-number").first(),
+        "prompts": "eval" if method == "evaluate" else "train",
+        "completions_of": sampled_runs(project).first(),
+    }

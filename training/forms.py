@@ -1,0 +1,257 @@
+"""Forms: a run's, made from the engine's description of its config; the loop's; the schedules'."""
+
+from __future__ import annotations
+
+import json
+import zoneinfo
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
+from pydantic.fields import FieldInfo
+
+from labeling.models import DatasetVersion, Project, User
+from training import choices, runs
+from training.engine.config import METHODS
+from training.models import LoopSettings, Run
+
+ESSENTIALS = {
+    "sft": ("epochs", "batch_size", "learning_rate", "seed"),
+    "reward": ("epochs", "batch_size", "learning_rate", "seed"),
+    "ppo": ("steps", "batch_size", "kl_budget_nats", "learning_rate", "seed"),
+    "generate": ("samples_per_prompt", "temperatures", "max_completion_tokens", "seed"),
+    "score": ("micro_batch_tokens",),
+    "evaluate": ("samples_per_prompt", "temperature", "seed"),
+}
+CHOICE_WORDS = {
+    "model": ("Model", "The version to start from."),
+    "reference_model": ("Reference", "The policy that KL is measured against; empty takes the model itself."),
+    "baseline_model": ("Baseline", "The policy to compare with."),
+    "reward_model": ("Reward model", "The judge."),
+    "dataset": ("Dataset version", "Frozen preferences, with their held-out part."),
+    "prompts": (
+        "Prompts",
+        "Held-out prompts are for measuring: what was trained on them cannot be measured any more.",
+    ),
+    "completions_of": ("Completions of", "A finished run that sampled."),
+    "demonstrations": ("Demonstrations", "JSON Lines with prompt and completion."),
+}
+
+
+class RunForm(forms.Form):
+    """Everything that can be set for a run of one method."""
+
+    def __init__(self, project: Project, method: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.project, self.method = project, method
+        initial = choices.defaults(project, method)
+        for name in choices.CHOICES[method]:
+            self.fields[f"choose_{name}"] = choice_field(project, method, name, initial.get(name))
+        for name in choices.settings_of(method):
+            self.fields[name] = setting_field(name, METHODS[method].model_fields[name])
+
+    def chosen_fields(self) -> list[forms.BoundField]:
+        return [self[f"choose_{name}"] for name in choices.CHOICES[self.method]]
+
+    def essential_fields(self) -> list[forms.BoundField]:
+        return [self[name] for name in ESSENTIALS[self.method]]
+
+    def advanced_fields(self) -> list[forms.BoundField]:
+        return [
+            self[name] for name in choices.settings_of(self.method) if name not in ESSENTIALS[self.method]
+        ]
+
+    def start(self, user: User) -> Run | None:
+        """Start the run, or say at the right field why the engine refuses its settings."""
+        said = self.cleaned_data
+        settings = {name: said[name] for name in choices.settings_of(self.method) if said[name] is not None}
+        chosen = {name: said[f"choose_{name}"] for name in choices.CHOICES[self.method]}
+        if isinstance(chosen.get("demonstrations"), TemporaryUploadedFile):
+            chosen["demonstrations"] = chosen["demonstrations"].temporary_file_path()
+        try:
+            return choices.start_run(self.project, self.method, settings, chosen, user)
+        except runs.RunRefused as reason:
+            field, _, words = str(reason).partition(": ")
+            place = next((name for name in (field, f"choose_{field}") if name in self.fields), None)
+            self.add_error(place, words if place else str(reason))
+            return None
+
+
+def choice_field(project: Project, method: str, name: str, initial: Any) -> forms.Field:
+    label, help_text = CHOICE_WORDS[name]
+    common = {
+        "label": label,
+        "help_text": help_text,
+        "initial": initial,
+        "required": (method, name) not in choices.OPTIONAL,
+    }
+    if name == "prompts":
+        return forms.ChoiceField(choices=[(key, words) for key, words in choices.SPLITS.items()], **common)
+    if name == "demonstrations":
+        return DemonstrationsField(**common)
+    if name == "dataset":
+        rows = DatasetVersion.objects.filter(project=project).order_by("-number")
+    elif name == "completions_of":
+        rows = choices.sampled_runs(project)
+    else:
+        rows = choices.versions(project, method, name)
+    return forms.ModelChoiceField(
+        rows, empty_label="none" if rows.exists() else "there is none yet", **common
+    )
+
+
+class DemonstrationsField(forms.FileField):
+    def clean(self, data: UploadedFile | None, initial: Any = None) -> UploadedFile | None:
+        file = super().clean(data, initial)
+        if file and not file.name.endswith((".jsonl", ".json")):
+            raise ValidationError("Give a file of JSON Lines, named .jsonl.")
+        return file
+
+
+def setting_field(name: str, described: FieldInfo) -> forms.Field:
+    """A form field from one field of the engine's config: type, range, default and description."""
+    annotation, optional = without_none(described.annotation)
+    default = described.get_default()
+    common = {
+        "label": name.replace("_", " "),
+        "help_text": described.description,
+        "initial": default,
+        "required": not optional and annotation is not bool,
+    }
+    if annotation is bool:
+        return forms.BooleanField(**common)
+    if get_origin(annotation) is Literal:
+        return forms.ChoiceField(choices=[(value, value) for value in get_args(annotation)], **common)
+    if annotation is int:
+        return forms.IntegerField(**limits(described), **common)
+    if annotation is float:
+        return forms.FloatField(
+            widget=forms.NumberInput(attrs={"step": "any"}), **limits(described), **common
+        )
+    if get_origin(annotation) is tuple:
+        common["initial"] = ", ".join(f"{value:g}" for value in default)
+        return NumbersField(**common)
+    return forms.CharField(**common)
+
+
+class NumbersField(forms.CharField):
+    """Numbers with commas between them."""
+
+    def to_python(self, value: Any) -> list[float] | None:
+        words = [word.strip() for word in super().to_python(value).split(",") if word.strip()]
+        try:
+            return [float(word) for word in words]
+        except ValueError:
+            raise ValidationError("Give numbers with commas between them, such as 0.7, 1.0.") from None
+
+
+def without_none(annotation: Any) -> tuple[Any, bool]:
+    """`float | None` is a float that may be left empty."""
+    if get_origin(annotation) in (Union, UnionType):
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        return kinds[0], len(kinds) < len(get_args(annotation))
+    return annotation, False
+
+
+def limits(described: FieldInfo) -> dict[str, Any]:
+    """The bounds that a browser can check too; an open bound is left to the engine."""
+    found = {}
+    for part in described.metadata:
+        if (least := getattr(part, "ge", None)) is not None:
+            found["min_value"] = least
+        if (most := getattr(part, "le", None)) is not None:
+            found["max_value"] = most
+    return found
+
+
+class LoopForm(forms.ModelForm):
+    """How the loop turns; the engine's own settings are given as JSON, and checked by the engine's config."""
+
+    class Meta:
+        model = LoopSettings
+        fields = [
+            "comparisons_per_round",
+            "candidates_per_prompt",
+            "candidates_per_comparison",
+            "first_policy_share",
+            "eval_share",
+            "kl_budget_nats",
+            "minimum_accuracy_bound",
+            "minimum_held_out_pairs",
+            "minimum_win_rate_bound",
+            "maximum_identical_share",
+            "minimum_ended_share",
+            "continuous",
+            "overrides",
+        ]
+        widgets = {"overrides": forms.Textarea(attrs={"rows": 8, "spellcheck": "false", "class": "mono"})}
+        labels = {"overrides": "Engine settings", "continuous": "Start the next round when one is published"}
+        help_texts = {"continuous": ""}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial["overrides"] = self.instance.overrides
+        self.fields["overrides"].encoder = _Indented
+
+    def clean_overrides(self) -> dict[str, Any]:
+        said = self.cleaned_data["overrides"] or {}
+        if not isinstance(said, dict):
+            raise ValidationError("Give a JSON object with a method's name for each key.")
+        for method, settings in said.items():
+            if method not in METHODS:
+                raise ValidationError(f"There is no method {method!r}; there are {', '.join(METHODS)}.")
+            check_overrides(method, settings)
+        return said
+
+
+class _Indented(json.JSONEncoder):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "indent": 2})
+
+
+def check_overrides(method: str, settings: Any) -> None:
+    """Raise ValidationError where the engine would refuse one of the settings, whatever the others are."""
+    if not isinstance(settings, dict):
+        raise ValidationError(f"{method}: give a JSON object of settings.")
+    model = METHODS[method]
+    for name in settings:
+        if name in choices.NOT_SETTINGS or name not in model.model_fields:
+            raise ValidationError(f"{method}: there is no setting {name} that can be given here.")
+    placeholders = {name: "x" for name in choices.NOT_SETTINGS & set(model.model_fields) if name != "rewards"}
+    try:
+        model.model_validate(placeholders | settings)
+    except ValueError as error:
+        first = error.errors(include_url=False)[0]  # type: ignore[attr-defined]
+        raise ValidationError(f"{method}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+class FirstPolicyForm(forms.Form):
+    """The policy that a project's loop starts from."""
+
+    location = forms.CharField(
+        label="First policy",
+        max_length=500,
+        help_text="A folder on the worker's machine in the Hugging Face layout, or a hub name.",
+    )
+
+
+class TimeForm(forms.Form):
+    """Train every day at a time."""
+
+    at = forms.TimeField(label="Time", widget=forms.TimeInput(attrs={"type": "time"}, format="%H:%M"))
+    timezone = forms.ChoiceField(
+        label="Time zone",
+        choices=lambda: [
+            (name, name) for name in sorted(zoneinfo.available_timezones()) if "/" in name or name == "UTC"
+        ],
+    )
+    enabled = forms.BooleanField(label="On", required=False, initial=True)
+
+
+class AmountForm(forms.Form):
+    """Train after so many new preferences."""
+
+    every_preferences = forms.IntegerField(label="New preferences", min_value=1, max_value=10_000_000)
+    enabled = forms.BooleanField(label="On", required=False, initial=True)
