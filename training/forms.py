@@ -63,6 +63,9 @@ class RunForm(forms.Form):
             self[name] for name in choices.settings_of(self.method) if name not in ESSENTIALS[self.method]
         ]
 
+    def advanced_errors(self) -> bool:
+        return any(field.errors for field in self.advanced_fields())
+
     def start(self, user: User) -> Run | None:
         """Start the run, or say at the right field why the engine refuses its settings."""
         said = self.cleaned_data

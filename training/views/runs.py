@@ -17,6 +17,7 @@ from training.engine.config import METHODS, EngineError
 from training.engine.records import CompletionRecord, iterate_records
 from training.forms import RunForm
 from training.models import Run
+from training.situation import spoken
 from training.views.access import managed, readable, run_of
 
 PAGE = 30
@@ -90,6 +91,8 @@ def following(run: Run) -> dict[str, object]:
     return {
         "run": run,
         "headline": headline(run),
+        "left": spoken(run.seconds_left) if run.seconds_left is not None else "",
+        "took": spoken(run.took.total_seconds()) if run.took else "",
         "panels": charts.run_panels(run),
         "version": getattr(run, "model_version", None),
         "samples": samples(run),
