@@ -28,9 +28,13 @@ LIMITS = {"threads": 1, "max_prompt_tokens": 8, "max_completion_tokens": 8, "mic
 
 
 def make_tokenizer(pad=None):
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unk>", pad_token=pad)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<end>", unk_token="<unk>", pad_token=pad
+    )
 
 
 def make_llama(seed=0, **changes):
