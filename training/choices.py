@@ -105,3 +105,9 @@ def defaults(project: Project, method: str) -> dict[str, Any]:
         "prompts": "eval" if method == "evaluate" else "train",
         "completions_of": sampled_runs(project).first(),
     }
+
+
+def model_files(version: ModelVersion) -> list[Path]:
+    """The files of a version that lie on this machine, none of a hub name's."""
+    folder = Path(version.path)
+    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []

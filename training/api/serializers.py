@@ -1,0 +1,171 @@
+"""What goes over the wire about training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from labeling.api.serializers import MAX_ID, Strict
+from training import choices, loop
+from training.engine.config import METHODS
+from training.models import ModelVersion, Round, Run
+
+
+class NewRunSerializer(Strict):
+    """What is chosen is named: versions such as policy-3, a dataset's number, a split of the prompts."""
+
+    method = serializers.ChoiceField(choices=list(METHODS))
+    config = serializers.DictField(
+        required=False, default=dict, help_text="Settings of the engine; what is not given keeps its default."
+    )
+    model = serializers.CharField(required=False, help_text="The version to start from.")
+    reference_model = serializers.CharField(
+        required=False, help_text="The policy that KL is measured against."
+    )
+    baseline_model = serializers.CharField(
+        required=False, help_text="The policy that `evaluate` compares with."
+    )
+    reward_model = serializers.CharField(required=False, help_text="The judge.")
+    dataset = serializers.IntegerField(required=False, min_value=1, max_value=2**31 - 1)
+    prompts = serializers.ChoiceField(required=False, choices=list(choices.SPLITS.items()))
+    completions_of = serializers.IntegerField(
+        required=False, min_value=1, max_value=MAX_ID, help_text="A run that sampled."
+    )
+
+
+class RunSerializer(serializers.ModelSerializer):
+    project = serializers.SlugRelatedField("slug", read_only=True)
+    model = serializers.SlugRelatedField("name", read_only=True, source="input_model", allow_null=True)
+    reward_model = serializers.SlugRelatedField("name", read_only=True, allow_null=True)
+    dataset = serializers.SlugRelatedField(
+        "number", read_only=True, source="dataset_version", allow_null=True
+    )
+    round = serializers.SlugRelatedField("number", read_only=True, allow_null=True)
+    made = serializers.SerializerMethodField(help_text="The model version that it made.")
+    requested_by = serializers.SlugRelatedField("username", read_only=True, allow_null=True)
+
+    class Meta:
+        model = Run
+        fields = [
+            "id",
+            "project",
+            "method",
+            "status",
+            "message",
+            "phase",
+            "progress_done",
+            "progress_total",
+            "seconds_left",
+            "model",
+            "reward_model",
+            "dataset",
+            "round",
+            "made",
+            "seed",
+            "config",
+            "result",
+            "code_version",
+            "attempts",
+            "requested_by",
+            "created_at",
+            "started_at",
+            "finished_at",
+        ]
+        read_only_fields = fields
+
+    def get_made(self, run: Run) -> str | None:
+        version = getattr(run, "model_version", None)
+        return version.name if version else None
+
+
+class MetricSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    step = serializers.IntegerField()
+    value = serializers.FloatField()
+
+
+class ModelVersionSerializer(serializers.ModelSerializer):
+    parent = serializers.SlugRelatedField("name", read_only=True, allow_null=True)
+    run = serializers.PrimaryKeyRelatedField(read_only=True, allow_null=True)
+    in_use = serializers.SerializerMethodField(help_text="Whether the next round starts from it.")
+
+    class Meta:
+        model = ModelVersion
+        fields = ["id", "name", "kind", "sha256", "parent", "run", "in_use", "metrics", "created_at"]
+        read_only_fields = fields
+
+    def get_in_use(self, version: ModelVersion) -> bool:
+        return version.pk == self.context.get("in_use")
+
+
+class ModelFileSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    bytes = serializers.IntegerField()
+    url = serializers.URLField()
+
+
+class NewRoundSerializer(Strict):
+    collect = serializers.BooleanField(
+        default=True, help_text="False trains at once, on the answers that are there already."
+    )
+    seed = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
+
+
+class RoundSerializer(serializers.ModelSerializer):
+    policy = serializers.SlugRelatedField("name", read_only=True)
+    reward = serializers.SlugRelatedField("name", read_only=True, allow_null=True)
+    new_policy = serializers.SlugRelatedField("name", read_only=True, allow_null=True)
+    dataset = serializers.SlugRelatedField(
+        "number", read_only=True, source="dataset_version", allow_null=True
+    )
+    judged = serializers.SerializerMethodField(help_text="Comparisons of this round that have their answers.")
+    seconds = serializers.SerializerMethodField(help_text="By stage.")
+    accuracy = serializers.SerializerMethodField(
+        help_text="The reward model's result on held-out preferences."
+    )
+    evaluation = serializers.SerializerMethodField(
+        help_text="The new policy against the first one, on held-out prompts."
+    )
+
+    class Meta:
+        model = Round
+        fields = [
+            "id",
+            "number",
+            "stage",
+            "outcome",
+            "message",
+            "target",
+            "judged",
+            "seed",
+            "policy",
+            "reward",
+            "new_policy",
+            "dataset",
+            "gates",
+            "accuracy",
+            "evaluation",
+            "seconds",
+            "created_at",
+            "finished_at",
+        ]
+        read_only_fields = fields
+
+    def get_judged(self, round: Round) -> int:
+        return round.collected if round.collected is not None else loop.progress(round)[0]
+
+    @extend_schema_field(OpenApiTypes.OBJECT)
+    def get_seconds(self, round: Round) -> dict[str, float]:
+        return round.seconds_by_stage()
+
+    @extend_schema_field(OpenApiTypes.OBJECT)
+    def get_accuracy(self, round: Round) -> dict[str, Any]:
+        metrics = round.reward.metrics if round.reward else {}
+        return {name: metrics.get(name) for name in ("accuracy", "accuracy_interval", "pairs", "prompts")}
+
+    @extend_schema_field(OpenApiTypes.OBJECT)
+    def get_evaluation(self, round: Round) -> dict[str, Any]:
+        return round.new_policy.metrics.get("evaluation", {}) if round.new_policy else {}
