@@ -1,0 +1,148 @@
+"""A real Chromium on a real server: what a person does, read back from the database.
+
+The browser is the system's (`TASTEMAKER_CHROMIUM`, else chromium or google-chrome on the path), or the
+one that `playwright install` has put in place; where there is none, these tests are skipped and say so.
+"""
+
+import os
+import shutil
+import time
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import pytest
+from django.urls import reverse
+
+from labeling.models import Completion, Judgment, Prompt
+from labeling.selection import create_comparison
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PASSWORD = "a long passphrase"
+WAIT_SECONDS = 15
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = os.environ.get("TASTEMAKER_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    # Playwright keeps an event loop in this thread, and Django then takes every query for an async one.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+    with playwright.sync_playwright() as started:
+        try:
+            browser = started.chromium.launch(executable_path=path, args=ARGUMENTS)
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium can be started: {error}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def faults():
+    """What the browser complained about: script errors and refusals by the content policy."""
+    return []
+
+
+@pytest.fixture
+def open_browser(chromium, live_server, faults):
+    """Make a fresh browser profile; every script error in it ends up in `faults`."""
+    contexts = []
+
+    def make(**options):
+        context = chromium.new_context(base_url=live_server.url, **options)
+        context.set_default_timeout(10_000)
+        contexts.append(context)
+        context.on("weberror", lambda error: faults.append(str(error.error)))
+        context.on(
+            "console",
+            lambda message: (
+                faults.append(message.text) if "Content Security Policy" in message.text else None
+            ),
+        )
+        return context
+
+    yield make
+    for context in contexts:
+        context.set_offline(False)
+        for page in context.pages:
+            # A request that is still being answered would meet the next test's database.
+            with suppress(playwright.Error):
+                page.wait_for_load_state("networkidle", timeout=3_000)
+            page.goto("about:blank")
+        context.close()
+
+
+@pytest.fixture
+def sign_in(open_browser):
+    """Sign a person in through the door, in a fresh profile; returns the page."""
+
+    def sign(person, path="/", **options):
+        page = open_browser(**options).new_page()
+        page.goto(f"{reverse('account_login')}?next={path}")
+        page.get_by_label("Name or e-mail address").fill(person.username)
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(lambda url: urlsplit(url).path == path)
+        return page
+
+    return sign
+
+
+@pytest.fixture
+def desk(sign_in, project, bob):
+    """Bob's desk, open on its first comparison."""
+
+    def open_desk(**options):
+        return sign_in(bob, reverse("labeling:label", args=[project.slug]), **options)
+
+    return open_desk
+
+
+@pytest.fixture
+def pairs(project):
+    """Make n comparisons of "good N" and "bad N"; returns them in the order in which they are asked."""
+
+    def make(count, candidates=("good", "bad")):
+        made = []
+        for number in range(count):
+            prompt = Prompt.objects.add(project, f"Question {number}?")
+            texts = [f"{word} {number}" for word in candidates]
+            made.append(
+                create_comparison(project, prompt, [Completion.objects.add(prompt, t, t) for t in texts])
+            )
+        return made
+
+    return make
+
+
+@pytest.fixture
+def judged(project):
+    """The standing judgments as the database has them, oldest first."""
+
+    def read():
+        return list(Judgment.objects.current().filter(comparison__project=project).order_by("id"))
+
+    return read
+
+
+@pytest.fixture
+def until(chromium):
+    """Wait for the server to have something; the browser lives on meanwhile, with its intercepted requests."""
+
+    def wait(condition):
+        end = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            assert time.monotonic() < end, "the server did not get it in time"
+            chromium.contexts[0].pages[0].wait_for_timeout(50)
+
+    return wait

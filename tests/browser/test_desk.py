@@ -1,0 +1,376 @@
+"""Comparing answers in a real browser. What was said is always read from the database, never from the page."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from labeling.models import Assignment, Judgment, Preference
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+
+def shown(page):
+    return int(page.locator("#stage article").get_attribute("data-assignment"))
+
+
+def press(page, key):
+    """Press a key that answers, and wait until another comparison is on screen."""
+    before = shown(page)
+    page.keyboard.press(key)
+    expect(page.locator(f"#stage article:not([data-assignment='{before}'])")).to_be_visible()
+    return before
+
+
+def better_side(page):
+    """Which of the two on screen is the good answer: 0 for A, 1 for B."""
+    return 0 if "good" in page.locator("#stage .answer").first.inner_text() else 1
+
+
+def test_ten_comparisons_are_answered_by_keyboard_alone_and_one_is_taken_back(
+    desk, pairs, judged, faults, until
+):
+    pairs(12)
+    page = desk()
+    given = {}
+    for key in "1234567012":
+        left_is_good = better_side(page) == 0
+        given[press(page, key)] = (key, left_is_good)
+    until(lambda: len(judged()) == 10)
+    last = list(given)[-1]
+    page.keyboard.press("z")
+    expect(page.locator(f"#stage article[data-assignment='{last}']")).to_be_visible()
+    until(lambda: len(judged()) == 9)
+
+    for judgment in judged():
+        key, left_is_good = given[judgment.assignment_id]
+        preference = Preference.objects.get(judgment=judgment)
+        if key in "4":
+            assert judgment.verdict == "tie" and preference.tie
+        elif key in "0":
+            assert judgment.verdict == "all_bad" and preference.both_bad
+        else:
+            chose_left = key in "123"
+            word = "good" if chose_left == left_is_good else "bad"
+            assert preference.chosen.text.startswith(word), (key, left_is_good)
+            assert judgment.strength == {"1": 3, "2": 2, "3": 1, "5": 1, "6": 2, "7": 3}[key]
+        assert 0 <= judgment.seconds_spent < 60
+    assert last not in {judgment.assignment_id for judgment in judged()}
+    assert Judgment.objects.filter(assignment=last, is_current=False).count() == 1
+    assert faults == []
+
+
+def test_the_comparison_taken_back_can_be_answered_anew(desk, pairs, judged, until):
+    pairs(3)
+    page = desk()
+    first = press(page, "4")
+    until(lambda: len(judged()) == 1)
+    page.keyboard.press("z")
+    expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
+    press(page, "0")
+    until(lambda: [j.verdict for j in judged()] == ["all_bad"])
+    assert Judgment.objects.filter(assignment=first).count() == 2
+
+
+def test_undo_works_after_a_reload_too(desk, pairs, judged, until):
+    pairs(3)
+    page = desk()
+    first = press(page, "4")
+    until(lambda: len(judged()) == 1)
+    page.reload()
+    page.keyboard.press("z")
+    expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
+    until(lambda: judged() == [])
+
+
+def test_the_next_comparison_is_there_before_the_answer_has_left(desk, pairs, judged, until):
+    pairs(4)
+    page = desk()
+    page.wait_for_function("document.querySelector('#ahead').content !== null")
+    page.context.set_offline(True)
+    press(page, "1")
+    assert judged() == []
+    page.context.set_offline(False)
+    until(lambda: len(judged()) == 1)
+
+
+def test_a_cut_network_loses_nothing_and_doubles_nothing(desk, pairs, judged, until):
+    pairs(8)
+    page = desk()
+    press(page, "4")
+    until(lambda: len(judged()) == 1)
+    expect(page.locator("#stage article")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    page.context.set_offline(True)
+    press(page, "1")
+    page.keyboard.press("7")
+    expect(page.get_by_role("status")).to_contain_text("2 answers are kept in this browser")
+    expect(page.get_by_role("heading", name="No connection to the server")).to_be_visible()
+    assert len(judged()) == 1
+    page.context.set_offline(False)
+    until(lambda: len(judged()) == 3)
+    expect(page.locator("#stage article")).to_be_visible()
+    assert [j.strength for j in judged()] == [None, 3, 3]
+    assert Judgment.objects.count() == 3
+
+
+def test_answers_given_without_a_network_survive_closing_the_page(desk, pairs, judged, project, until):
+    pairs(4)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    page.context.set_offline(True)
+    answered = press(page, "6")
+    expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser")
+    page.close()
+    page.context.set_offline(False)
+    again = page.context.new_page()
+    again.goto(f"/p/{project.slug}/label/")
+    until(lambda: [j.assignment_id for j in judged()] == [answered])
+    assert shown(again) != answered
+
+
+def test_an_answer_whose_receipt_was_lost_is_stored_once(desk, pairs, judged, until):
+    pairs(4)
+    page = desk()
+    arrived = []
+
+    def lose_the_receipt(route):
+        if not arrived:
+            arrived.append(route.fetch().status)
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/label/answer/", lose_the_receipt)
+    press(page, "2")
+    until(lambda: len(judged()) == 1)
+    expect(page.get_by_role("status")).to_have_text("Last answer saved", timeout=15_000)
+    assert arrived == [200] and Judgment.objects.count() == 1
+
+
+def test_a_server_that_fails_gets_the_answer_again(desk, pairs, judged, until):
+    pairs(4)
+    page = desk()
+    failures = []
+
+    def fail_twice(route):
+        if len(failures) < 2:
+            failures.append(route.request.url)
+            route.fulfill(status=502, body="Bad gateway")
+        else:
+            route.continue_()
+
+    page.route("**/label/answer/", fail_twice)
+    press(page, "2")
+    expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser")
+    until(lambda: len(judged()) == 1)
+    assert len(failures) == 2
+
+
+def test_an_answer_taken_back_before_it_left_never_arrives(desk, pairs, judged, until):
+    pairs(4)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    page.context.set_offline(True)
+    first = press(page, "1")
+    expect(page.get_by_role("status")).to_contain_text("kept in this browser")
+    page.keyboard.press("z")
+    expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
+    page.context.set_offline(False)
+    press(page, "7")
+    until(lambda: len(judged()) == 1)
+    assert Judgment.objects.count() == 1 and judged()[0].strength == 3
+
+
+def test_a_session_that_ends_keeps_the_answer_until_the_next_sign_in(
+    desk, pairs, judged, project, bob, until
+):
+    from django.contrib.sessions.models import Session
+
+    pairs(4)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    Session.objects.all().delete()
+    answered = press(page, "5")
+    expect(page.get_by_role("status")).to_contain_text(
+        "You are signed out; 1 answer is kept in this browser."
+    )
+    page.get_by_role("link", name="Sign in again").click()
+    page.get_by_label("Name or e-mail address").fill("bob")
+    page.get_by_label("Password").fill("a long passphrase")
+    page.get_by_role("button", name="Sign in").click()
+    until(lambda: [j.assignment_id for j in judged()] == [answered])
+
+
+def test_skip_report_and_say_why_by_keyboard(desk, pairs, judged, until):
+    pairs(5)
+    page = desk()
+    page.keyboard.press("s")
+    expect(page.get_by_role("dialog", name="Why skip this one?")).to_be_visible()
+    skipped = shown(page)
+    page.keyboard.press("2")
+    until(lambda: Assignment.objects.get(pk=skipped).outcome_reason == "expertise")
+    expect(page.locator(f"#stage article:not([data-assignment='{skipped}'])")).to_be_visible()
+
+    reported = shown(page)
+    page.keyboard.press("f")
+    page.get_by_label("What should the manager know?").fill("<b>This</b> is vile.")
+    page.get_by_role("button", name="It could harm someone").click()
+    until(lambda: Assignment.objects.get(pk=reported).outcome == "flagged")
+    assert Assignment.objects.get(pk=reported).outcome_text == "<b>This</b> is vile."
+
+    page.keyboard.press("c")
+    page.keyboard.type("It answers 1 question.")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_role("button", name="Say why")).to_have_attribute("aria-pressed", "true")
+    press(page, "1")
+    until(lambda: [j.reason for j in judged()] == ["It answers 1 question."])
+    expect(page.get_by_role("button", name="Say why")).to_have_attribute("aria-pressed", "false")
+    press(page, "1")
+    until(lambda: [j.reason for j in judged()] == ["It answers 1 question.", ""])
+
+
+def test_a_key_held_down_answers_once(desk, pairs, judged):
+    pairs(6)
+    page = desk()
+    before = shown(page)
+    for _ in range(5):
+        page.keyboard.down("1")  # from the second on, the browser marks it as a repeat
+    page.keyboard.up("1")
+    expect(page.locator(f"#stage article:not([data-assignment='{before}'])")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    assert len(judged()) == 1
+
+
+def test_keys_with_a_modifier_and_keys_typed_into_a_dialog_answer_nothing(desk, pairs, judged):
+    pairs(2)
+    page = desk()
+    before = shown(page)
+    page.keyboard.press("Control+1")
+    page.keyboard.press("Alt+4")
+    page.keyboard.press("c")
+    page.keyboard.type("1234567")
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    page.keyboard.press("4")
+    page.keyboard.press("Escape")
+    page.wait_for_load_state("networkidle")
+    assert shown(page) == before and not Judgment.objects.exists()
+
+
+def test_four_candidates_are_ranked_by_keys_with_a_tie(desk, pairs, judged, until):
+    (comparison,) = pairs(1, candidates=["first", "second", "third", "fourth"])
+    page = desk()
+    shown_texts = page.locator("#stage .answer .prose").all_inner_texts()
+    place = {text.split()[0]: str(number) for number, text in enumerate(shown_texts, start=1)}
+    page.keyboard.press("Enter")  # too early: nothing is sent
+    page.keyboard.press(place["second"])
+    page.keyboard.press(place["first"])
+    page.keyboard.press("=")
+    page.keyboard.press(place["fourth"])
+    page.keyboard.press(place["third"])
+    page.keyboard.press("Enter")
+    until(lambda: len(judged()) == 1)
+    position = {
+        c.completion.text.split()[0]: c.position for c in comparison.candidates.select_related("completion")
+    }
+    tied = sorted([position["first"], position["fourth"]])
+    assert judged()[0].ranking == [[position["second"]], tied, [position["third"]]]
+
+
+def test_the_mouse_works_as_the_keys_do(desk, pairs, judged, until):
+    pairs(3)
+    page = desk()
+    page.get_by_role("button", name="B much better").click()
+    until(lambda: len(judged()) == 1)
+    page.get_by_role("button", name="Take it back").click()
+    until(lambda: judged() == [])
+
+
+def test_on_a_phone_one_answer_is_seen_at_a_time_and_taps_answer(desk, pairs, judged, until):
+    pairs(3)
+    page = desk(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    first, second = page.locator("#stage .answer").all()
+    expect(first).to_be_in_viewport()
+    expect(second).not_to_be_in_viewport()
+    page.locator("#stage .tabs button").nth(1).tap()
+    expect(second).to_be_in_viewport(ratio=0.9)
+    expect(page.locator("#stage .tabs button").nth(1)).to_have_attribute("aria-current", "true")
+    for button in page.locator(".verdicts:not([hidden]) .verdict").all():
+        box = button.bounding_box()
+        assert box["height"] >= 44 and box["width"] >= 44
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    right_is_good = better_side(page) == 1
+    page.locator(".verdict.b.s3").tap()
+    until(lambda: len(judged()) == 1)
+    chosen = Preference.objects.get().chosen.text
+    assert chosen.startswith("good" if right_is_good else "bad")
+
+
+def test_the_page_does_not_overflow_at_360_pixels(desk, pairs):
+    pairs(1)
+    page = desk(viewport={"width": 360, "height": 640})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_nothing_but_the_content_moves_when_an_answer_is_given(desk, pairs):
+    pairs(4)
+    page = desk()
+    places = "[...document.querySelectorAll('.topbar, .bar, .verdict, .answer')].map(e => JSON.stringify(e.getBoundingClientRect()))"
+    before = page.evaluate(places)
+    press(page, "1")
+    expect(page.get_by_role("status")).to_have_text("Last answer saved")
+    assert page.evaluate(places) == before
+
+
+def test_when_all_is_answered_the_page_says_so_and_new_work_appears(desk, pairs, judged):
+    pairs(1)
+    page = desk()
+    page.keyboard.press("1")
+    expect(page.get_by_role("heading", name="Nothing waits for you right now")).to_be_visible()
+    pairs(2)
+    page.get_by_role("button", name="Look again now").click()
+    expect(page.locator("#stage article")).to_be_visible()
+
+
+def test_the_lease_is_renewed_while_the_page_is_open(desk, pairs, project, until):
+    project.lease_seconds = 3
+    project.save(update_fields=["lease_seconds"])
+    pairs(2)
+    page = desk()
+    until_when = Assignment.objects.get(pk=shown(page)).leased_until
+    until(lambda: Assignment.objects.get(pk=shown(page)).leased_until > until_when)
+
+
+def test_guidelines_and_keys_open_and_close_by_key(desk, pairs, project):
+    project.guidelines = "# Prefer the *true* one"
+    project.save(update_fields=["guidelines"])
+    pairs(1)
+    page = desk()
+    page.keyboard.press("g")
+    expect(page.get_by_text("Prefer the true one")).to_be_visible()
+    page.keyboard.press("g")
+    expect(page.get_by_text("Prefer the true one")).to_be_hidden()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
+
+
+def test_every_request_goes_to_our_own_server(desk, pairs, live_server):
+    pairs(2)
+    page = desk()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.reload()
+    page.wait_for_load_state("networkidle")
+    assert asked and all(url.startswith(live_server.url) for url in asked)
+
+
+def test_every_key_is_written_on_its_button(desk, pairs):
+    pairs(1)
+    page = desk()
+    written = page.locator(".verdicts:not([hidden]) .verdict kbd").all_inner_texts()
+    assert written == list("12345670")
+    extras = page.locator(".extras button kbd").all_inner_texts()
+    assert extras == list("CSFZ") and re.search(r"\bG\b", page.locator("nav").inner_text())
