@@ -65,6 +65,8 @@ TEMPERATURE = 0.7
 # Differences (in units of the noise) below which an annotator says tie, clearly better, much better.
 TIE_WIDTH, CLEAR_WIDTH, STRONG_WIDTH = 0.1, 2.0, 4.5
 BAD_SCORE = -1.5
+# Share of words in common from which a message is taken for a phrasing of a situation.
+SIMILAR = 0.3
 
 
 def gold_score(prompt: str, completion: str) -> float:
@@ -140,7 +142,8 @@ def recognise(prompt: str) -> Situation | None:
     """The situation a message is about: that of the most similar phrasing; None if none is similar."""
     words = frozenset(_words(_bare(prompt))) - _slot_words()
     best = max(_phrasings(), key=lambda phrasing: _overlap(words, phrasing[0]))
-    return BY_NAME[best[1]] if _overlap(words, best[0]) >= 0.3 else None
+    alike = _overlap(words, best[0]) >= SIMILAR and words & best[0] - STOP_WORDS
+    return BY_NAME[best[1]] if alike else None
 
 
 def _step_share(prompt: str, completion: str) -> float:

@@ -11,6 +11,7 @@ from training import loop
 from training.demo import recipe
 
 HERE = Path(__file__).resolve().parent
+LOOP = {"comparisons_per_round": 200, "candidates_per_prompt": 4, "eval_share": 0.25, "kl_budget_nats": 20.0}
 GUIDELINES = """\
 You read a customer's message and two answers. Choose the answer that you would rather get as that customer.
 
@@ -34,7 +35,7 @@ def make_project(
         import_prompts(prompts or HERE / "prompts.jsonl", project)
         loop.create_loop(project, policy)
         loop_settings = project.loop_settings
-        for field, value in recipe.LOOP.items():
+        for field, value in LOOP.items():
             setattr(loop_settings, field, value)
         loop_settings.overrides = {
             "generate": recipe.GENERATE, "reward": recipe.REWARD, "ppo": recipe.PPO, "evaluate": recipe.EVALUATE,

@@ -1,0 +1,10 @@
+"""How the demo project trains: engine settings per method, found by trying, enough for two CPU cores."""
+
+from typing import Any
+
+TOKENS: dict[str, Any] = {"max_prompt_tokens": 64, "max_completion_tokens": 80, "micro_batch_tokens": 8192}
+REWARD: dict[str, Any] = {**TOKENS, "epochs": 4, "batch_size": 16, "learning_rate": 5e-4}
+PPO: dict[str, Any] = {**TOKENS, "steps": 40, "batch_size": 64, "minibatch_size": 32, "learning_rate": 3e-4}
+GENERATE: dict[str, Any] = {**TOKENS, "temperatures": [1.0]}
+EVALUATE: dict[str, Any] = {**TOKENS, "temperature": 1.0}
+CANDIDATES: dict[str, float] = {"mixed": 0.6, "first": 0.2}
