@@ -9,8 +9,17 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from training.engine.config import METHODS, EngineError, check_sources, default_config, describe, load_config
+from training.engine.config import (
+    METHODS,
+    EngineError,
+    Settings,
+    check_sources,
+    default_config,
+    describe,
+    load_config,
+)
 from training.engine.workspace import StopRequested, Workspace
 
 DONE, BAD_INPUT, GUARDED, STOPPED = 0, 2, 3, 143
@@ -63,16 +72,22 @@ def _run(method: str, config_path: str, out: str) -> int:
     check_sources(config)
     workspace = Workspace(out)
     workspace.open(config)
-    result = workspace.result()
-    if result is None:
-        module, function = RUNNERS[method].split(":")
-        try:
-            result = getattr(importlib.import_module(module), function)(config, workspace)
-        except EngineError as error:
-            workspace.events.message("error", str(error))
-            raise
-        workspace.finish(result)
+    try:
+        result = workspace.result() or _work(method, config, workspace)
+    finally:
+        workspace.close()
     return GUARDED if result.get("stopped_by") else DONE
+
+
+def _work(method: str, config: Settings, workspace: Workspace) -> dict[str, Any]:
+    module, function = RUNNERS[method].split(":")
+    try:
+        result = getattr(importlib.import_module(module), function)(config, workspace)
+    except EngineError as error:
+        workspace.events.message("error", str(error))
+        raise
+    workspace.finish(result)
+    return result
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ class Workspace:
         self.events = EventLog(self.folder / "events.jsonl")
         signal.signal(signal.SIGTERM, self._ask_to_stop)
 
+    def close(self) -> None:
+        """Let the folder go."""
+        self.events.close()
+        os.close(self._lock_file)
+
     def result(self) -> dict[str, Any] | None:
         """The outcome of a run that has ended here, or None."""
         try:

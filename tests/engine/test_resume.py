@@ -1,0 +1,188 @@
+"""Runs that are killed, stopped, or find damage end with the weights of a run that never was."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.conftest import end, write_rows
+from tests.engine.test_training import PPO, REWARD, taste
+from training.engine.checkpoints import Checkpoints
+from training.engine.config import Generate
+from training.engine.events import EventLog
+from training.engine.networks import epoch_order, generator
+from training.engine.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(params=["sft", "reward", "ppo"])
+def case(request, llama, tmp_path, prompts):
+    """A method with settings of a run of a second or two."""
+    if request.param == "ppo":
+        return "ppo", PPO | {"model": llama, "prompts": prompts, "steps": 8, "checkpoint_every_steps": 2}
+    data = write_rows(tmp_path / "train.jsonl", taste(48))
+    if request.param == "reward":
+        return "reward", REWARD | {"model": llama, "train_data": data, "checkpoint_every_steps": 2}
+    rows = [{"prompt": text, "completion": f"{text} a"} for text in "abcdefgh"] * 6
+    settings = {"epochs": 4, "batch_size": 4, "checkpoint_every_steps": 5, "log_every_steps": 1}
+    return "sft", settings | {"model": llama, "train_data": write_rows(tmp_path / "demos.jsonl", rows)}
+
+
+def test_killed_at_any_time_a_run_ends_with_the_same_weights(engine, case):
+    method, settings = case
+    began = time.monotonic()
+    assert engine.run(method, "whole", **settings) == 0
+    seconds = time.monotonic() - began
+    kills, moments = 0, random.Random(method)
+    for _ in range(4):
+        child = engine.start(method, "killed", **settings)
+        time.sleep(moments.uniform(0.1, 0.9) * seconds)
+        kills += end(child) == -signal.SIGKILL
+    assert kills
+    assert engine.run(method, "killed", **settings) == 0
+    assert engine.weights("killed") == engine.weights("whole")
+    results = [engine.result("killed"), engine.result("whole")]
+    assert results[0] == results[1]
+
+
+def test_asked_to_stop_a_run_saves_and_continues_from_there(engine, case):
+    method, settings = case
+    settings = settings | {"checkpoint_every_steps": 1000}  # Only the stop itself can have saved anything.
+    assert engine.run(method, "whole", **settings) == 0
+    child = engine.start(method, "stopped", **settings)
+    engine.wait_for_step("stopped", 2)
+    assert end(child, signal.SIGTERM) == 143
+    assert not (engine.folder / "stopped" / "result.json").exists()
+    saved = [folder.name for folder in (engine.folder / "stopped" / "checkpoints").iterdir()]
+    assert len(saved) == 1 and saved[0] >= "step-00000002"
+    assert engine.run(method, "stopped", **settings) == 0
+    assert engine.weights("stopped") == engine.weights("whole")
+
+
+def test_the_program_itself_stops_with_143_and_continues(engine, llama, prompts):
+    settings = PPO | {"model": llama, "prompts": prompts, "steps": 300}
+    command = [
+        sys.executable,
+        "-m",
+        "training.engine",
+        "ppo",
+        engine.config(**settings),
+        str(engine.folder / "out"),
+    ]
+    process = subprocess.Popen(command, cwd=ROOT)
+    engine.wait_for_step("out", 3, seconds=120)
+    process.terminate()
+    assert process.wait(60) == 143
+    steps = [event["step"] for event in engine.events("out", "metrics")]
+    again = subprocess.Popen(command, cwd=ROOT)
+    engine.wait_for_step("out", max(steps) + 1, seconds=120)
+    again.terminate()
+    assert again.wait(60) == 143
+    steps = [event["step"] for event in engine.events("out", "metrics")]
+    assert steps == list(range(1, max(steps) + 1))
+
+
+def test_a_torn_checkpoint_is_skipped_for_the_one_before(engine, case):
+    method, settings = case
+    assert engine.run(method, "whole", **settings) == 0
+    for path in ("result.json", "model"):
+        target = engine.folder / "whole" / path
+        target.rename(engine.folder / f"first-{path}")
+    newest = sorted((engine.folder / "whole" / "checkpoints").iterdir())[-1]
+    torn = newest / "tensors.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-100])
+    assert engine.run(method, "whole", **settings) == 0
+    warnings = [event["text"] for event in engine.events("whole", "message") if event["level"] == "warning"]
+    assert (
+        f"{newest.name} is damaged and was skipped: tensors.safetensors is not what was written" in warnings
+    )
+    first = (engine.folder / "first-model" / "model.safetensors").read_bytes()
+    assert engine.weights("whole") == first
+
+
+def test_a_finished_run_is_not_run_again(engine, llama, prompts):
+    settings = {"model": llama, "prompts": prompts}
+    assert engine.run("generate", "out", **settings) == 0
+    written = (engine.folder / "out/completions.jsonl").stat().st_mtime_ns
+    assert engine.run("generate", "out", **settings) == 0
+    assert (engine.folder / "out/completions.jsonl").stat().st_mtime_ns == written
+    assert len(engine.events("out", "result")) == 1
+
+
+def test_another_config_may_not_continue_a_run(engine, llama, prompts, capsys):
+    assert engine.run("generate", "out", model=llama, prompts=prompts) == 0
+    assert engine.run("generate", "out", model=llama, prompts=prompts, seed=2) == 2
+    assert "holds a run with another config (seed)" in capsys.readouterr().err
+
+
+def test_two_engines_never_write_one_folder(engine, llama, tmp_path):
+    config = Generate(model=llama, prompts="-")
+    first = Workspace(tmp_path / "out")
+    first.open(config)
+    with pytest.raises(Exception, match="another engine is writing this folder"):
+        Workspace(tmp_path / "out").open(config, lock_seconds=0.3)
+    first.close()
+    second = Workspace(tmp_path / "out")
+    second.open(config, lock_seconds=0.3)
+    second.close()
+
+
+def test_a_checkpoint_comes_back_whole_and_old_ones_go(tmp_path):
+    events = EventLog(tmp_path / "events.jsonl")
+    checkpoints = Checkpoints(tmp_path, events)
+    assert checkpoints.load() is None
+    for step in (1, 2, 3):
+        checkpoints.save(
+            step, {"w": torch.tensor([float(step)])}, {"adam": {"t": torch.tensor(step)}, "x": [1.5]}
+        )
+    loaded = checkpoints.load()
+    assert loaded.step == 3 and loaded.tensors["w"].tolist() == [3.0]
+    assert loaded.state["x"] == [1.5] and int(loaded.state["adam"]["t"]) == 3
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def test_a_disk_that_refuses_loses_nothing(tmp_path, monkeypatch):
+    from training.engine.config import EngineError
+
+    checkpoints = Checkpoints(tmp_path, EventLog(tmp_path / "events.jsonl"))
+    checkpoints.save(1, {"w": torch.ones(1)}, {})
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.engine.checkpoints.torch.save", full)
+    with pytest.raises(EngineError, match="No space left"):
+        checkpoints.save(2, {"w": torch.zeros(1)}, {})
+    assert checkpoints.load().step == 1
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000001"]
+
+
+def test_half_a_line_of_events_is_dropped_before_the_next(tmp_path):
+    path = tmp_path / "events.jsonl"
+    log = EventLog(path)
+    log.message("info", "whole")
+    log.close()
+    with open(path, "a") as file:
+        file.write('{"time": 1, "ki')
+    log = EventLog(path)
+    log.metrics(3, {"loss": 1.0, "broken": float("nan")})
+    log.close()
+    first, second = (json.loads(line) for line in path.read_text().splitlines())
+    assert first["text"] == "whole" and second["metrics"] == {"loss": 1.0}
+
+
+def test_random_numbers_depend_on_seed_purpose_and_step_alone():
+    def draw(*key):
+        return torch.rand(3, generator=generator(*key)).tolist()
+
+    assert draw(1, "sampling", 5) == draw(1, "sampling", 5)
+    assert len({tuple(draw(*key)) for key in [(1, "sampling", 5), (1, "sampling", 6), (2, "sampling", 5),
+                                              (1, "order", 5)]}) == 4  # fmt: skip
+    assert sorted(epoch_order(3, 2, 10)) == list(range(10)) != epoch_order(3, 2, 10)
