@@ -5,7 +5,22 @@ import os
 
 import pytest
 
-WORDS = "thanks sorry please refund parcel late account help check send new today soon order".split()
+WORDS = [
+    "thanks",
+    "sorry",
+    "please",
+    "refund",
+    "parcel",
+    "late",
+    "account",
+    "help",
+    "check",
+    "send",
+    "new",
+    "today",
+    "soon",
+    "order",
+]
 TINY = {
     "threads": 1,
     "max_prompt_tokens": 32,
@@ -91,7 +106,9 @@ def loop_settings(project, tiny_policy):
 @pytest.fixture
 def prompts_file(tmp_path):
     path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"id": str(n), "prompt": f"my {word}"}) + "\n" for n, word in enumerate(WORDS)))
+    path.write_text(
+        "".join(json.dumps({"id": str(n), "prompt": f"my {word}"}) + "\n" for n, word in enumerate(WORDS))
+    )
     return path
 
 

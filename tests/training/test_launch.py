@@ -129,7 +129,9 @@ def test_a_worker_that_leaves_hands_its_run_back_without_using_up_an_attempt(lon
 def test_a_superseded_worker_ends_its_engine_and_leaves_no_trace(long_run):
     thread = in_background(long_run)
     wait_for(lambda: Run.objects.get(pk=long_run.pk).progress_total)
-    Run.objects.filter(pk=long_run.pk).update(claim_token="00000000-0000-0000-0000-000000000001", phase="theirs")
+    Run.objects.filter(pk=long_run.pk).update(
+        claim_token="00000000-0000-0000-0000-000000000001", phase="theirs"
+    )
     thread.join(60)
     run = Run.objects.get(pk=long_run.pk)
     assert (run.status, run.phase) == ("running", "theirs")
@@ -194,11 +196,16 @@ def test_a_guard_that_kept_good_weights_gives_a_version(project, loop_settings, 
     run = runs.claim(runs.start(project, "ppo", values, input_model=loop_settings.policy).pk)
     run.path.mkdir(parents=True)
     (run.path / "model").symlink_to(tiny_policy)
-    (run.path / "result.json").write_text(json.dumps({"stopped_by": "KL of 12 nats over its budget", "kl_nats": 12.0}))
+    (run.path / "result.json").write_text(
+        json.dumps({"stopped_by": "KL of 12 nats over its budget", "kl_nats": 12.0})
+    )
     launch._conclude(launch.Follower(run), 3, "")
     run.refresh_from_db()
     assert run.status == "done"
-    assert run.message == "Stopped early by a guard: KL of 12 nats over its budget. The last good weights were kept."
+    assert (
+        run.message
+        == "Stopped early by a guard: KL of 12 nats over its budget. The last good weights were kept."
+    )
     assert run.model_version.name == "policy-1"
     assert run.model_version.sha256 == loop_settings.policy.sha256
     assert run.model_version.parent == loop_settings.policy

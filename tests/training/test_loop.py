@@ -1,3 +1,4 @@
+import json
 import random
 import uuid
 
@@ -7,7 +8,7 @@ from labeling.assignment import next_for
 from labeling.judging import record
 from labeling.models import Comparison, DatasetVersion
 from training import launch, loop, runs
-from training.models import Generation, ModelVersion, Promotion, Round, RoundComparison, Run
+from training.models import Generation, LoopSettings, ModelVersion, Promotion, Round, RoundComparison, Run
 
 
 def work_off():
@@ -22,7 +23,10 @@ def answer_all(project, person, limit=10_000):
     rng = random.Random(0)
     given = 0
     while given < limit and (assignment := next_for(person, project)):
-        texts = {c.position: c.completion.text for c in assignment.comparison.candidates.select_related("completion")}
+        texts = {
+            c.position: c.completion.text
+            for c in assignment.comparison.candidates.select_related("completion")
+        }
         best = sorted(texts, key=lambda place: len(texts[place]) + rng.gauss(0, 3), reverse=True)
         record(assignment, "preferred", uuid.uuid4(), ranking=[[place] for place in best], strength=2)
         given += 1
@@ -51,7 +55,9 @@ def test_a_round_closes_and_the_next_starts_from_its_policy(project, prompts, lo
     assert put.count() == fresh(round).target == 16
     splits = set(put.values_list("comparison__prompt__split", flat=True))
     assert splits == {"train", "eval"}, "there are held-out pairs"
-    assert set(Generation.objects.values_list("model_version__name", "completion__author")) == {("policy-0", "policy-0")}
+    assert set(Generation.objects.values_list("model_version__name", "completion__author")) == {
+        ("policy-0", "policy-0")
+    }
     assert set(Generation.objects.values_list("temperature", flat=True)) == {0.9, 1.2}
     for comparison in Comparison.objects.all():
         texts = [candidate.completion.text for candidate in comparison.candidates.all()]
@@ -87,5 +93,251 @@ def test_a_round_closes_and_the_next_starts_from_its_policy(project, prompts, lo
 
     second = loop.start_round(project, alice, seed=8)
     loop.advance(second.pk)
-    authors = set(Run.objects.filter(round=second).values_list("input_model__name", "config__samples_per_prompt"))
-    assert authors == {("policy-1", 2), ("policy-0", 1)}, "a share of the candidates comes from the first policy"
+    authors = set(
+        Run.objects.filter(round=second).values_list("input_model__name", "config__samples_per_prompt")
+    )
+    assert authors == {("policy-1", 2), ("policy-0", 1)}, (
+        "a share of the candidates comes from the first policy"
+    )
+
+
+# Without an engine: what a run leaves behind is written by hand
+
+
+def end(run, result=None, model=""):
+    """As the engine would have ended it."""
+    return runs.finish(runs.claim(run.pk), result or {}, location=model, sha256="0" * 64 if model else "")
+
+
+def sampled(run):
+    """Give every prompt of a generate run three different completions."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    with open(run.config["prompts"]) as prompts, open(run.path / "completions.jsonl", "w") as out:
+        for line in prompts:
+            for sample, text in enumerate(["yes", "no, sorry", "no, sorry", " ", "perhaps tomorrow"]):
+                row = json.loads(line) | {
+                    "completion": text,
+                    "sample": sample,
+                    "tokens": 2,
+                    "temperature": 1.0,
+                }
+                out.write(json.dumps(row) + "\n")
+    end(run)
+
+
+@pytest.fixture
+def collecting(project, prompts, loop_settings):
+    round = loop.start_round(project, seed=1)
+    loop.advance(round.pk)
+    sampled(Run.objects.get())
+    loop.advance(round.pk)
+    return fresh(round)
+
+
+@pytest.fixture
+def judged(collecting, project, bob):
+    answer_all(project, bob)
+    loop.advance(collecting.pk)
+    return fresh(collecting)
+
+
+GOOD_REWARD = {"accuracy": 0.8, "accuracy_interval": [0.7, 0.9], "pairs": 60, "prompts": 20}
+GOOD_POLICY = {
+    "kl_nats": 2.0, "identical_share": 0.1, "eos_rate": 1.0, "win_rate": 0.7, "win_rate_interval": [0.6, 0.8],
+}  # fmt: skip
+
+
+def latest(round, method):
+    return Run.objects.filter(round=round, method=method).order_by("-id").first()
+
+
+def through_the_reward_gate(round, result=None):
+    end(latest(round, "reward"), result or GOOD_REWARD, "models/reward")
+    loop.advance(round.pk)
+    return fresh(round)
+
+
+def through_the_policy_gate(round, result=None):
+    end(latest(round, "ppo"), {"kl_nats": 2.0}, "models/policy")
+    loop.advance(round.pk)
+    end(latest(round, "evaluate"), result or GOOD_POLICY)
+    loop.advance(round.pk)
+    return fresh(round)
+
+
+def test_only_one_round_is_open_at_a_time(project, loop_settings):
+    loop.start_round(project)
+    with pytest.raises(loop.RoundRefused, match="Round 1 is still writing candidates"):
+        loop.start_round(project)
+
+
+def test_empty_and_equal_completions_are_never_compared(collecting):
+    for comparison in Comparison.objects.all():
+        texts = [candidate.completion.text for candidate in comparison.candidates.all()]
+        assert len(set(texts)) == 2
+        assert all(text.strip() for text in texts)
+
+
+def test_the_candidates_know_how_they_were_made(collecting):
+    generation = Generation.objects.filter(completion__text="perhaps tomorrow").first()
+    assert (generation.model_version, generation.sample, generation.tokens) == (collecting.policy, 4, 2)
+    assert generation.run.round == collecting
+
+
+def test_a_policy_with_one_answer_for_everything_halts_the_round(project, prompts, loop_settings):
+    round = loop.start_round(project)
+    loop.advance(round.pk)
+    run = Run.objects.get()
+    run.path.mkdir(parents=True)
+    with open(run.config["prompts"]) as prompts_file, open(run.path / "completions.jsonl", "w") as out:
+        out.writelines(json.dumps(json.loads(line) | {"completion": "yes"}) + "\n" for line in prompts_file)
+    end(run)
+    loop.advance(round.pk)
+    assert fresh(round).outcome == "halted"
+    assert "nothing to compare" in fresh(round).message
+    assert not Comparison.objects.exists()
+
+
+def test_a_project_without_prompts_halts_with_what_to_do(project, loop_settings):
+    round = loop.start_round(project)
+    loop.advance(round.pk)
+    assert fresh(round).message == "There are no prompts yet. Import some, then try again."
+
+
+def test_a_manager_trains_early_on_what_is_there(collecting, project, bob):
+    answer_all(project, bob, 12)
+    loop.train_now(collecting)
+    loop.advance(collecting.pk)
+    round = fresh(collecting)
+    assert (round.stage, round.collected) == ("reward", 12)
+    left = Comparison.objects.open().values_list("priority", flat=True)
+    assert set(left) == {loop.LEFTOVER_PRIORITY}, "what is left over waits behind the next round"
+
+
+def test_a_round_goes_on_when_nobody_can_answer_the_rest(collecting, project, bob, alice):
+    from labeling.assignment import flag
+
+    answer_all(project, bob, 15)
+    loop.advance(collecting.pk)
+    assert fresh(collecting).stage == "collect"
+    for person in (bob, alice):
+        flag(next_for(person, project), "broken")
+    loop.advance(collecting.pk)
+    assert fresh(collecting).stage == "reward"
+
+
+def test_training_without_any_answer_halts_with_what_to_do(collecting):
+    loop.train_now(collecting)
+    loop.advance(collecting.pk)
+    assert fresh(collecting).outcome == "halted"
+    assert "no preferences" in fresh(collecting).message
+    assert not DatasetVersion.objects.exists(), "nothing half-made is left"
+
+
+def test_the_reward_gate_refuses_with_the_figure_and_starts_no_ppo(judged, loop_settings):
+    loop_settings.minimum_accuracy_bound = 0.5
+    loop_settings.save()
+    round = through_the_reward_gate(
+        judged, GOOD_REWARD | {"accuracy": 0.55, "accuracy_interval": [0.43, 0.66]}
+    )
+    assert (round.stage, round.outcome) == ("reward_gate", "halted")
+    assert "0.55 (0.43 to 0.66)" in round.message and "above 0.50" in round.message
+    assert round.gates["reward_gate"][1]["passed"] is False, "what was measured is kept"
+    assert not Run.objects.filter(method="ppo").exists()
+
+
+def test_a_refused_gate_is_held_against_new_limits_on_retry(judged, loop_settings):
+    LoopSettings.objects.update(minimum_accuracy_bound=0.75)
+    round = through_the_reward_gate(judged)
+    assert round.outcome == "halted"
+    LoopSettings.objects.update(minimum_accuracy_bound=0.6)
+    loop.retry(round)
+    loop.advance(round.pk)
+    assert fresh(round).stage == "policy"
+    assert Run.objects.filter(method="reward").count() == 1, "the reward model is not trained again"
+
+
+def test_a_failed_run_halts_the_round_and_a_retry_starts_another(judged):
+    run = runs.claim(latest(judged, "reward").pk)
+    runs.fail(run, "The disk is full.")
+    loop.advance(judged.pk)
+    round = fresh(judged)
+    assert (round.stage, round.outcome) == ("reward", "halted")
+    assert round.message == f"Run {run.pk} (reward) failed. The disk is full."
+    loop.retry(round)
+    loop.advance(round.pk)
+    again = latest(round, "reward")
+    assert again.pk != run.pk and again.status == "queued"
+    assert again.dataset_version == run.dataset_version, "on the same frozen answers"
+
+
+def test_a_policy_beyond_its_budget_is_not_published(judged, loop_settings):
+    LoopSettings.objects.update(kl_budget_nats=8)
+    round = through_the_policy_gate(through_the_reward_gate(judged), GOOD_POLICY | {"kl_nats": 9.5})
+    assert (round.stage, round.outcome) == ("policy_gate", "halted")
+    assert "9.50 nats, needed at most 8 nats" in round.message
+    loop_settings.refresh_from_db()
+    assert loop_settings.policy.name == "policy-0"
+    assert ModelVersion.objects.get(name="policy-1").metrics["evaluation"]["kl_nats"] == 9.5
+
+
+def test_a_published_policy_starts_the_next_round_where_the_loop_is_continuous(
+    judged, django_capture_on_commit_callbacks
+):
+    LoopSettings.objects.update(continuous=True)
+    with django_capture_on_commit_callbacks(execute=True):
+        round = through_the_policy_gate(through_the_reward_gate(judged))
+    assert round.outcome == "published"
+    following = Round.objects.get(number=2)
+    assert following.policy == round.new_policy
+
+
+def test_ppo_starts_from_the_policy_in_use_and_is_held_to_the_first(judged, loop_settings):
+    better = runs.register(judged.project, "policy", "models/better", "")
+    Round.objects.filter(pk=judged.pk).update(policy=better)
+    through_the_reward_gate(judged)
+    run = latest(judged, "ppo")
+    assert run.input_model == better
+    assert run.config["reference_model"] == loop_settings.first_policy.path
+    assert run.config["kl_budget_nats"] == loop_settings.kl_budget_nats
+    assert run.config["steps"] == 3, "the loop's own settings of the engine"
+
+
+def test_a_manager_rolls_back_and_it_is_recorded(judged, loop_settings, alice):
+    through_the_policy_gate(through_the_reward_gate(judged))
+    loop.promote(loop_settings.first_policy, alice)
+    loop_settings.refresh_from_db()
+    assert loop_settings.policy.name == "policy-0"
+    promotion = Promotion.objects.first()
+    assert (promotion.previous.name, promotion.promoted_by) == ("policy-1", alice)
+
+
+def test_a_reward_model_is_never_put_in_use_as_a_policy(judged):
+    round = through_the_reward_gate(judged)
+    with pytest.raises(loop.RoundRefused):
+        loop.promote(round.reward)
+
+
+def test_a_cancelled_round_stops_its_runs_and_keeps_its_answers(judged, alice):
+    loop.cancel(judged, alice)
+    assert fresh(judged).outcome == "cancelled"
+    assert latest(judged, "reward").status == "stopped"
+    loop.start_round(judged.project)
+
+
+def test_a_paused_loop_waits(collecting, project, bob):
+    LoopSettings.objects.update(paused=True)
+    answer_all(project, bob)
+    loop.advance(collecting.pk)
+    assert fresh(collecting).stage == "collect"
+    LoopSettings.objects.update(paused=False)
+    loop.advance(collecting.pk)
+    assert fresh(collecting).stage == "reward"
+
+
+def test_settings_that_the_engine_refuses_halt_the_round_with_its_sentence(project, prompts, loop_settings):
+    LoopSettings.objects.update(overrides={"generate": {"top_p": 7}})
+    round = loop.start_round(project)
+    loop.advance(round.pk)
+    assert fresh(round).outcome == "halted"
+    assert "top_p" in fresh(round).message

@@ -33,9 +33,13 @@ def test_a_run_is_queued_with_all_that_is_needed_to_repeat_it(queued_run, loop_s
         ({"prompts": "/nowhere.jsonl"}, "there is no file /nowhere.jsonl"),
     ],
 )
-def test_a_config_that_the_engine_would_refuse_starts_nothing(project, loop_settings, prompts_file, values, words):
+def test_a_config_that_the_engine_would_refuse_starts_nothing(
+    project, loop_settings, prompts_file, values, words
+):
     with pytest.raises(runs.RunRefused, match=words):
-        runs.start(project, "generate", {"prompts": str(prompts_file)} | values, input_model=loop_settings.policy)
+        runs.start(
+            project, "generate", {"prompts": str(prompts_file)} | values, input_model=loop_settings.policy
+        )
     assert not Run.objects.exists()
 
 
@@ -45,7 +49,9 @@ def test_only_the_id_is_sent_and_only_on_commit(
     sent = []
     monkeypatch.setattr(runs, "send", lambda task, key: sent.append((task, key)))
     with django_capture_on_commit_callbacks() as callbacks:
-        run = runs.start(project, "generate", {"prompts": str(prompts_file)}, input_model=loop_settings.policy)
+        run = runs.start(
+            project, "generate", {"prompts": str(prompts_file)}, input_model=loop_settings.policy
+        )
         assert not sent
     for callback in callbacks:
         callback()
