@@ -58,6 +58,7 @@ def settle(config: Settings) -> Runtime:
     device = torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # For finding bugs; it costs time.
     half = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
     return Runtime(device, torch.bfloat16 if half else torch.float32)
 

@@ -25,7 +25,10 @@ class TokenStatistics(NamedTuple):
 
 def log_distribution(head: Head, hidden: Tensor, temperature: float | Tensor) -> Tensor:
     """(N, d) hidden states to (N, V) log-probabilities, in float32; temperature is a number or (N, 1)."""
-    return functional.log_softmax(head(hidden).float() / temperature, dim=-1)
+    logits = head(hidden).float()
+    if isinstance(temperature, Tensor) or temperature != 1:  # Dividing costs a pass over all logits.
+        logits = logits / temperature
+    return functional.log_softmax(logits, dim=-1)
 
 
 def token_statistics(
