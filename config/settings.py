@@ -106,7 +106,11 @@ if DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
 # A web process answers in threads, which share a pool; a worker process keeps its one connection.
 if pool_size := environment.number("DATABASE_POOL", 0, 0, 200):
     DATABASES["default"]["CONN_MAX_AGE"] = 0
-    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": pool_size, "timeout": 15}
+    DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
+        "min_size": 1,
+        "max_size": pool_size,
+        "timeout": 15,
+    }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = environment.text("REDIS_URL") or embedded.redis_url(DATA)

@@ -218,7 +218,7 @@ def web_server(host: str, port: int) -> Child:
 def celery_worker(queue: str, concurrency: int) -> Child:
     command = python_module(
         "celery", "-A", "config", "worker", "--queues", queue, "--concurrency", str(concurrency),
-        "--hostname", f"{queue}@%h", "--loglevel", "INFO", "--without-gossip", "--without-mingle",
+        "--hostname", f"{queue}@%h", "--loglevel", "WARNING", "--without-gossip", "--without-mingle",
     )  # fmt: skip
     return Child(f"worker-{queue}", command)
 

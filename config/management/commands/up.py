@@ -4,10 +4,11 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from config import embedded
 from config.supervisor import Child, Supervisor, beat, celery_worker, web_server
+from training.engine.config import EngineError
 
 
 class Command(BaseCommand):
@@ -23,13 +24,17 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         call_command("migrate", verbosity=0)
-        supervisor = Supervisor(self.children(options), self.stdout.write, keep=embedded.keep_alive)
+        supervisor = Supervisor(self.children(options), self.say, keep=embedded.keep_alive)
         notice = self.demo_notice() if options["demo"] else ""
         address = f"http://{settings.HOST}:{settings.PORT}/"
         supervisor.run(
             ready_address=f"{address}health/",
             ready_message=f"{notice}\n  Tastemaker answers on {address}\n  Ctrl-C stops it.\n",
         )
+
+    def say(self, text: str) -> None:
+        self.stdout.write(text)
+        self.stdout.flush()  # who started it through make or systemd reads it now
 
     def children(self, options: dict[str, Any]) -> list[Child]:
         children = [
@@ -44,6 +49,9 @@ class Command(BaseCommand):
     def demo_notice(self) -> str:
         from config.demo import make_demo_project
 
-        passwords = make_demo_project()
+        try:
+            passwords = make_demo_project()
+        except (OSError, ValueError, EngineError) as error:
+            raise CommandError(f"The demo project could not be made: {error}") from error
         lines = [f"    {name:<10} {password}" for name, password in passwords.items()]
         return "\n".join(["", "  First-run accounts, shown once:", *lines]) if lines else ""
