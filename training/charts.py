@@ -19,8 +19,8 @@ from django.utils.safestring import SafeString, mark_safe
 
 from training.models import Metric, Run
 
-WIDTH, HEIGHT = 440, 210
-LEFT, RIGHT, TOP, BOTTOM = 48, 14, 22, 30
+WIDTH, HEIGHT = 370, 196
+LEFT, RIGHT, TOP, BOTTOM = 42, 10, 24, 28
 LABEL_HEIGHT = 14
 MOST_POINTS = 300
 TONES = ("one", "two", "three")
@@ -177,7 +177,7 @@ def interval_chart(title: str, figures: Sequence[Measured], guard: Guard | None 
     frame = _Frame(-0.5, len(figures) - 0.5, max(0.0, low), min(1.0, high) if max(ends) <= 1 else high)
     parts = [*_grid(frame, "", percent=True)]
     if guard:
-        parts += _guard(frame, guard)
+        parts += _guard(frame, guard, at_end=True)
     path = " ".join(f"{frame.x(place):.1f},{frame.y(item.value):.1f}" for place, item in enumerate(figures))
     parts.append(f'<polyline class="line one" points="{path}"/>')
     skip = math.ceil(len(figures) / 6)
@@ -259,11 +259,11 @@ def _grid(frame: _Frame, y_name: str, percent: bool = False) -> list[str]:
     return parts
 
 
-def _guard(frame: _Frame, guard: Guard) -> list[str]:
-    y = frame.y(guard.value)
+def _guard(frame: _Frame, guard: Guard, at_end: bool = False) -> list[str]:
+    y, end = frame.y(guard.value), WIDTH - frame.right
     return [
-        f'<line class="guard" x1="{LEFT}" x2="{WIDTH - frame.right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
-        _text(LEFT + 6, y - 5, guard.name, "name guard"),
+        f'<line class="guard" x1="{LEFT}" x2="{end:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
+        _text(end if at_end else LEFT + 6, y - 5, guard.name, f"name guard{' end' if at_end else ''}"),
     ]
 
 

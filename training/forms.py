@@ -118,8 +118,10 @@ def setting_field(name: str, described: FieldInfo) -> forms.Field:
     annotation, optional = without_none(described.annotation)
     default = described.get_default()
     common = {
-        "label": name.replace("_", " "),
-        "help_text": described.description,
+        "label": words_of(name),
+        "help_text": described.description.replace(" null ", " empty ")
+        if optional
+        else described.description,
         "initial": default,
         "required": not optional and annotation is not bool,
     }
@@ -137,6 +139,12 @@ def setting_field(name: str, described: FieldInfo) -> forms.Field:
         common["initial"] = ", ".join(f"{value:g}" for value in default)
         return NumbersField(**common)
     return forms.CharField(**common)
+
+
+def words_of(name: str) -> str:
+    """`kl_budget_nats` as people write it."""
+    words = name.replace("_", " ")
+    return (words[0].upper() + words[1:]).replace("Kl ", "KL ").replace(" kl ", " KL ")
 
 
 class NumbersField(forms.CharField):
@@ -190,13 +198,32 @@ class LoopForm(forms.ModelForm):
             "overrides",
         ]
         widgets = {"overrides": forms.Textarea(attrs={"rows": 8, "spellcheck": "false", "class": "mono"})}
-        labels = {"overrides": "Engine settings", "continuous": "Start the next round when one is published"}
+        labels = {
+            "eval_share": "Share on held-out prompts",
+            "first_policy_share": "Share of the first policy",
+            "kl_budget_nats": "KL budget, nats",
+            "minimum_accuracy_bound": "Accuracy, lower bound",
+            "minimum_held_out_pairs": "Held-out pairs",
+            "minimum_win_rate_bound": "Win rate, lower bound",
+            "maximum_identical_share": "Identical answers, at most",
+            "minimum_ended_share": "Answers that end, at least",
+            "overrides": "Engine settings",
+            "continuous": "Start the next round when one is published",
+        }
         help_texts = {"continuous": ""}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.initial["overrides"] = self.instance.overrides
         self.fields["overrides"].encoder = _Indented
+
+    def sections(self) -> list[tuple[str, list[forms.BoundField]]]:
+        """The fields in the order of a round."""
+        return [
+            ("Collecting", [self[name] for name in self._meta.fields[:5]]),
+            ("Gates", [self[name] for name in self._meta.fields[5:11]]),
+            ("Running", [self[name] for name in self._meta.fields[11:]]),
+        ]
 
     def clean_overrides(self) -> dict[str, Any]:
         said = self.cleaned_data["overrides"] or {}

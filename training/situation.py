@@ -95,8 +95,8 @@ def _next_words(round: Round, when: str) -> str:
         case Stage.COLLECT if round.train_requested_at:
             return "It trains now, on the answers that are there."
         case Stage.COLLECT:
-            also = f", or {when}, whichever comes first" if when else ""
-            return f"Trains at {round.target} answers{also}"
+            first = f", or {when.replace(' and ', ', or ')}, whichever comes first" if when else ""
+            return f"Trains at {round.target} answers{first}"
         case Stage.REWARD:
             return "Then it must show on held-out prompts that it has learned something."
         case Stage.POLICY:
@@ -113,20 +113,29 @@ def _cells(settings: LoopSettings, round: Round | None) -> list[Cell]:
             Cell(title, "–")
             for title in ("Candidates", "Comparisons", "Reward model", "Gate", "Policy", "Win rate")
         ]
+    before = _round_before(round)
     running = (
         Run.objects.filter(round=round, stage=round.stage).order_by("-id").first() if round.is_open else None
     )
     cells = [
         _candidates(round, running),
         _comparisons(round),
-        _reward(round, running),
+        _reward(round, running, before),
         _gate(settings, round),
-        _policy(settings, round, running),
-        _win_rate(settings, round, running),
+        _policy(settings, round, running, before),
+        _win_rate(settings, round, running, before),
     ]
     for cell, stages in zip(cells, STATIONS, strict=True):
         cell.state = _state(round, stages)
     return cells
+
+
+def _round_before(round: Round) -> Round | None:
+    """The last round that got as far as publishing: its figures stand in until this one has its own."""
+    published = Round.objects.filter(
+        project=round.project, number__lt=round.number, outcome=Round.Outcome.PUBLISHED
+    )
+    return published.select_related("reward", "new_policy").order_by("-number").first()
 
 
 STATIONS = (
@@ -208,13 +217,14 @@ def pace(round: Round, judged: int) -> str:
     return words
 
 
-def _reward(round: Round, run: Run | None) -> Cell:
+def _reward(round: Round, run: Run | None, before: Round | None) -> Cell:
     if going := _running(run, Stage.REWARD):
         return Cell("Reward model", "training", caption=going)
-    if round.reward and round.reward.metrics.get("accuracy") is not None:
-        metrics = round.reward.metrics
-        words = f"right on held-out prompts, {between(metrics.get('accuracy_interval'))}"
-        return Cell("Reward model", f"{metrics['accuracy']:.2f}", caption=words)
+    for of, words in ((round, ""), (before, "last round, ")):
+        metrics = of.reward.metrics if of and of.reward else {}
+        if metrics.get("accuracy") is not None:
+            caption = f"{words}held out, {between(metrics.get('accuracy_interval'))}"
+            return Cell("Reward model", f"{metrics['accuracy']:.2f}", caption=caption)
     return Cell("Reward model", "–", caption="accuracy on held-out prompts")
 
 
@@ -240,26 +250,34 @@ def _gate(settings: LoopSettings, round: Round) -> Cell:
     return Cell("Gate", "passed", caption=f"{wanted}, on {pairs} pairs")
 
 
-def _policy(settings: LoopSettings, round: Round, run: Run | None) -> Cell:
+def _policy(settings: LoopSettings, round: Round, run: Run | None, before: Round | None) -> Cell:
     if going := _running(run, Stage.POLICY):
         return Cell("Policy", "PPO", caption=going)
-    if round.new_policy and round.new_policy.metrics.get("kl_nats") is not None:
-        words = (
-            f"moved {number(round.new_policy.metrics['kl_nats'])} of {settings.kl_budget_nats:g} nats allowed"
-        )
-        return Cell("Policy", round.new_policy.name, caption=words)
-    return Cell("Policy", "PPO", caption=f"KL budget {settings.kl_budget_nats:g} nats")
+    if round.new_policy and (kl := kl_of(round.new_policy)) is not None:
+        caption = f"moved {number(kl)} of {settings.kl_budget_nats:g} nats allowed"
+        return Cell("Policy", round.new_policy.name, caption=caption)
+    caption = f"KL budget {settings.kl_budget_nats:g} nats"
+    if before and (kl := kl_of(before.new_policy)) is not None:
+        caption += f", last round {number(kl)}"
+    return Cell("Policy", "PPO", caption=caption)
 
 
-def _win_rate(settings: LoopSettings, round: Round, run: Run | None) -> Cell:
+def kl_of(version: ModelVersion) -> float | None:
+    """As evaluated on held-out prompts, or else as PPO measured it."""
+    measured = evaluation_of(version).get("kl_nats")
+    return version.metrics.get("kl_nats") if measured is None else measured
+
+
+def _win_rate(settings: LoopSettings, round: Round, run: Run | None, before: Round | None) -> Cell:
     if going := _running(run, Stage.POLICY_GATE):
         return Cell("Win rate", "measuring", caption=going)
-    found = evaluation_of(round.new_policy)
-    if found.get("win_rate") is not None:
-        low, high = found["win_rate_interval"]
-        words = f"over {settings.first_policy.name} by {round.reward.name}, {low:.0%} to {high:.0%}"
-        return Cell("Win rate", f"{found['win_rate']:.0%}", caption=words)
-    return Cell("Win rate", "–", caption=f"over {settings.first_policy.name}, held-out prompts")
+    for of, words in ((round, ""), (before, "last round, ")):
+        found = evaluation_of(of.new_policy) if of else {}
+        if found.get("win_rate") is not None:
+            low, high = found["win_rate_interval"]
+            caption = f"{words}over {settings.first_policy.name} by {of.reward.name}, {low:.0%} to {high:.0%}"
+            return Cell("Win rate", f"{found['win_rate']:.0%}", caption=caption)
+    return Cell("Win rate", "–", caption=f"over {settings.first_policy.name}, on held-out prompts")
 
 
 def evaluation_of(version: ModelVersion | None) -> dict[str, Any]:
@@ -329,8 +347,8 @@ def history_rows(rounds: list[Round]) -> list[dict[str, Any]]:
                 "accuracy_between": between(accuracy.get("accuracy_interval")),
                 "win_rate": found.get("win_rate"),
                 "win_rate_between": between(found.get("win_rate_interval")),
-                "kl_nats": found.get("kl_nats"),
-                "took": sum(round.seconds_by_stage().values()),
+                "kl_nats": kl_of(round.new_policy) if round.new_policy else None,
+                "took": spoken(sum(round.seconds_by_stage().values())),
             }
         )
     return rows

@@ -94,6 +94,7 @@ def following(run: Run) -> dict[str, object]:
         "left": spoken(run.seconds_left) if run.seconds_left is not None else "",
         "took": spoken(run.took.total_seconds()) if run.took else "",
         "panels": charts.run_panels(run),
+        "charted": charts.PANELS,
         "version": getattr(run, "model_version", None),
         "samples": samples(run),
         "figures": figures(run.result),
@@ -121,7 +122,7 @@ def figures(result: dict[str, object], prefix: str = "") -> list[tuple[str, str]
     """A result as rows of name and figure; an interval stands beside what it belongs to."""
     rows = []
     for name, value in result.items():
-        if name.endswith("_interval") or name == "kl_interval":
+        if name.endswith("_interval") or (name == "stopped_by" and not value):
             continue
         between = result.get(f"{name}_interval") or (result.get("kl_interval") if name == "kl_nats" else None)
         if isinstance(value, bool | int) or value is None:
