@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -80,7 +81,8 @@ def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
 class LanguageHead:
     """Hidden states to logits, with what some architectures do to them on the way."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._output = model.get_output_embeddings()
         text_config = model.config.get_text_config()
         self.vocabulary = self._output.weight.shape[0]
@@ -91,7 +93,10 @@ class LanguageHead:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """(N, d) to (N, V)."""
-        logits = self._output(hidden) if self._scale == 1 else self._output(hidden) * self._scale
+        with self._runtime.autocast():
+            logits = self._output(hidden)
+        if self._scale != 1:
+            logits = logits * self._scale
         return torch.tanh(logits / self._softcap) * self._softcap if self._softcap else logits
 
 
@@ -196,7 +201,7 @@ def load_policy(source: str, config: Settings, runtime: Runtime) -> Policy:
             source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
     model.to(runtime.device).eval()
-    policy = Policy(model, tokenizer, ends, LanguageHead(model), runtime)
+    policy = Policy(model, tokenizer, ends, LanguageHead(model, runtime), runtime)
     _check_head(policy, source)
     return policy
 
@@ -269,6 +274,17 @@ def learning_rate(chosen: float | None, model: nn.Module, config: Training) -> f
     return FULL_RATE / count**0.5 * (LORA_FACTOR if config.lora_rank else 1.0)
 
 
+def describe_training(model: nn.Module, rate: float, runtime: Runtime) -> str:
+    """What is about to be trained, for a person."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
+    number_format = str(runtime.dtype).removeprefix("torch.")
+    return (
+        f"training {trained:,} of {count:,} weights on {runtime.device.type} in {number_format}, "
+        f"learning rate {rate:.2g}"
+    )
+
+
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     """Whether ids of one mean the same to the other, prompts included."""
     return one.get_vocab() == other.get_vocab() and one.chat_template == other.chat_template
@@ -296,7 +312,7 @@ def _check_head(policy: Policy, source: str) -> None:
         own = torch.log_softmax(policy.model(input_ids=ids, use_cache=False).logits[0].float(), -1)
         hidden = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
         ours = log_distribution(policy.head, hidden, 1.0)
-    if not torch.allclose(own, ours, atol=1e-3):
+    if not torch.allclose(own, ours, atol=policy.runtime.tolerance):
         raise EngineError(f"{source}: the output layer of {type(policy.model).__name__} is not understood")
 
 
@@ -305,6 +321,6 @@ def _named_errors(source: str) -> Iterator[None]:
     """transformers' own complaint, in one sentence."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         detail = " ".join(str(error).split())
         raise EngineError(f"{source}: cannot be loaded ({detail[:300]})") from error

@@ -25,6 +25,7 @@ from training.engine.networks import (
     Runtime,
     Scorer,
     add_adapters,
+    describe_training,
     epoch_order,
     generator,
     learning_rate,
@@ -425,6 +426,7 @@ def _load_players(config: Ppo, functions: Sequence[Any], runtime: Runtime, works
     rewards.report(workspace.events)
     encoder = Encoder(policy.tokenizer, policy.end_tokens, config)
     rate = learning_rate(config.learning_rate, policy.model, config)
+    workspace.events.message("info", describe_training(policy.model, rate, runtime))
     per_iteration = config.epochs * math.ceil(config.batch_size / config.minibatch_size)
     moving = max(1, config.steps - config.critic_warmup_steps)
     return Players(

@@ -13,6 +13,7 @@ from training.engine.config import EngineError, Sft
 from training.engine.networks import (
     Policy,
     add_adapters,
+    describe_training,
     epoch_order,
     learning_rate,
     load_policy,
@@ -46,6 +47,7 @@ def train_policy(config: Sft, workspace: Workspace) -> dict[str, Any]:
     steps = per_epoch * config.epochs
     parameters = trained_parameters(policy.model)
     rate = learning_rate(config.learning_rate, policy.model, config)
+    workspace.events.message("info", describe_training(policy.model, rate, runtime))
     updater = Updater(parameters, rate, steps, config)
     checkpoints = Checkpoints(workspace.folder, workspace.events)
     start = 0
