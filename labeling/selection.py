@@ -1,6 +1,7 @@
 """Which completions to put side by side, and what to ask first."""
 
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,9 @@ from django.db import transaction
 
 from labeling.models import Candidate, Comparison, Completion, Project, Prompt
 from labeling.models.work import MAX_CANDIDATES, MIN_CANDIDATES
+
+# Beyond so many possible groups a random part of them is enough to choose from.
+MAX_GROUPS = 5_000
 
 
 def propose_pairs(
@@ -22,17 +26,25 @@ def propose_pairs(
     """
     rng = rng or random.SystemRandom()
     different = list({same_text(completion.text): completion for completion in completions}.values())
-    groups = list(itertools.combinations(different, size))
-    rng.shuffle(groups)
-    shown: Counter[str] = Counter()
+    groups = _some_groups(len(different), size, rng)
+    shown: Counter[int] = Counter()
     proposed = []
     while groups and len(proposed) < count:
         # The first of those whose completions were shown least: random among equals.
-        least = min(groups, key=lambda group: sum(shown[completion.text] for completion in group))
+        least = min(groups, key=lambda group: (max(shown[n] for n in group), sum(shown[n] for n in group)))
         groups.remove(least)
-        shown.update(completion.text for completion in least)
-        proposed.append(tuple(rng.sample(least, size)))
+        shown.update(least)
+        proposed.append(tuple(different[n] for n in rng.sample(least, size)))
     return proposed
+
+
+def _some_groups(count: int, size: int, rng: random.Random) -> list[tuple[int, ...]]:
+    """Return all groups of `size` out of `count` in random order, or MAX_GROUPS of them if they are more."""
+    if math.comb(count, size) > MAX_GROUPS:
+        return list({tuple(sorted(rng.sample(range(count), size))): None for _ in range(MAX_GROUPS)})
+    groups = list(itertools.combinations(range(count), size))
+    rng.shuffle(groups)
+    return groups
 
 
 def same_text(text: str) -> str:

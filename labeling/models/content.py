@@ -74,8 +74,7 @@ def text_hash(text: str) -> str:
 
 def split_of(hexadecimal_hash: str) -> str:
     """Say on which side of the split a prompt falls: by its content alone, in every project alike."""
-    share = int(hexadecimal_hash[:16], 16) / 2**64
-    return "eval" if share < EVAL_SHARE else "train"
+    return "eval" if int(hexadecimal_hash[:16], 16) < EVAL_SHARE * 2**64 else "train"
 
 
 class PromptQuerySet(models.QuerySet["Prompt"]):
