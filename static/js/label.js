@@ -22,7 +22,8 @@ let shownAt = performance.now();
 let hiddenMs = 0;
 let hiddenSince = null;
 
-const outbox = new Outbox(`tastemaker:${urls.person}:${urls.project}`, {
+// One outbox a person, not a project: whichever desk is open sends what waits.
+const outbox = new Outbox(`tastemaker:${urls.person}`, {
   delivered: (entry, reply, left) => {
     if (entry.about.kind === "answer") say(left ? "Saving" : "Last answer saved");
     if (entry.about.kind === "undo") say("Taken back");
@@ -141,6 +142,8 @@ async function fill() {
 }
 
 async function renew() {
+  // An answer or an undo that has not arrived yet would make a lease look lost.
+  if (!(await outbox.flush())) return;
   const articles = [...(current ? [current] : []), ...ahead];
   if (!articles.length) return;
   const { done, reply } = await post(urls.renewUrl, { assignments: articles.map(id) });
@@ -360,12 +363,21 @@ function verdictButton(key) {
   );
 }
 
+// The key's meaning whatever the layout: "&" on a French keyboard is the key of 1, "я" that of Z.
+function meaning(event) {
+  const key = event.key.toLowerCase();
+  if (/^[0-9a-z?=]$/.test(key) || key.length > 1 || event.shiftKey) return key;
+  return event.code.match(/^(?:Digit|Numpad|Key)([0-9A-Z])$/)?.[1].toLowerCase() ?? key;
+}
+
 function onKey(event) {
+  // Enter held down on a button would press it again and again.
+  if (event.repeat && event.target.closest(".verdict")) event.preventDefault();
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
   const dialog = document.querySelector("dialog[open]");
   if (dialog) return onDialogKey(event, dialog);
   if (event.target.closest("input, textarea, select, [contenteditable]")) return;
-  const key = event.key.toLowerCase();
+  const key = meaning(event);
   const ranking = current && Number(current.dataset.candidates) > 2;
   if (key === "escape" && !drawer.hidden) toggleGuidelines();
   else if (ranking && /^[1-8]$/.test(key) && Number(key) <= Number(current.dataset.candidates)) rank(Number(key) - 1);
@@ -382,7 +394,7 @@ function onKey(event) {
 
 function onDialogKey(event, dialog) {
   if (event.target.closest("textarea")) return;
-  const choice = [...dialog.querySelectorAll(".choices button")][Number(event.key) - 1];
+  const choice = [...dialog.querySelectorAll(".choices button")][Number(meaning(event)) - 1];
   if (!choice) return;
   event.preventDefault();
   choice.click();
@@ -396,7 +408,7 @@ document.addEventListener("click", (event) => {
   if (button.dataset.do) actions[button.dataset.do]?.();
   else if (button.dataset.show) showSide(Number(button.dataset.show));
   else if (button.dataset.pick) rank(Number(button.dataset.pick));
-  else if (button.classList.contains("verdict")) press(button);
+  else if (button.classList.contains("verdict") && event.detail < 2) press(button); // a double click answers once
 });
 
 for (const form of document.querySelectorAll("[data-put-aside]")) {

@@ -242,6 +242,49 @@ def test_a_key_held_down_answers_once(desk, pairs, judged):
     assert len(judged()) == 1
 
 
+@pytest.mark.parametrize(("key", "code"), [("&", "Digit1"), ("\u0661", "Digit1"), ("1", "Numpad1")])
+def test_keys_mean_the_same_on_every_layout(desk, pairs, judged, until, key, code):
+    pairs(2)
+    page = desk()
+    page.evaluate(
+        "([key, code]) => document.body.dispatchEvent(new KeyboardEvent('keydown', {key, code, bubbles: true}))",
+        [key, code],
+    )
+    until(lambda: [j.strength for j in judged()] == [3])
+
+
+def test_a_double_click_and_a_held_enter_answer_once(desk, pairs, judged, until):
+    pairs(6)
+    page = desk()
+    button = page.get_by_role("button", name="A better")
+    button.dblclick()
+    until(lambda: len(judged()) == 1)
+    button.focus()
+    for _ in range(4):
+        page.keyboard.down("Enter")
+    page.keyboard.up("Enter")
+    until(lambda: len(judged()) == 2)
+    page.wait_for_load_state("networkidle")
+    assert len(judged()) == 2
+
+
+def test_an_undo_that_waits_for_the_network_keeps_its_comparison(desk, pairs, judged, until):
+    pairs(4)
+    page = desk()
+    first = press(page, "1")
+    until(lambda: len(judged()) == 1)
+    page.wait_for_load_state("networkidle")
+    page.context.set_offline(True)
+    page.keyboard.press("z")
+    expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.context.set_offline(False)
+    until(lambda: judged() == [])
+    assert shown(page) == first
+    press(page, "7")
+    until(lambda: [j.assignment_id for j in judged()] == [first])
+
+
 def test_keys_with_a_modifier_and_keys_typed_into_a_dialog_answer_nothing(desk, pairs, judged):
     pairs(2)
     page = desk()

@@ -1,5 +1,6 @@
 """Home, people, data, guidelines and tokens through the client, as each of the cast."""
 
+import hashlib
 import io
 import re
 
@@ -213,6 +214,9 @@ def test_judged_comparisons_are_imported_and_frozen_as_a_version(as_alice, proje
     html = as_alice.get(f"/p/{project.slug}/data/").content.decode()
     assert version.train_count + version.eval_count == 8
     assert version.train_sha256[:12] in html
+    (train,) = re.findall(r'href="([^"]*split=train)"', html)
+    fetched = b"".join(as_alice.get(train).streaming_content)
+    assert hashlib.sha256(fetched).hexdigest() == version.train_sha256
 
 
 def test_freezing_nothing_says_why(as_alice, project):
