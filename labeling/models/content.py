@@ -101,7 +101,7 @@ class Prompt(models.Model):
         TRAIN = "train", "train"
         EVAL = "eval", "eval"
 
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="prompts")
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, db_index=False, related_name="prompts")
     messages = models.JSONField(help_text="Chat messages, oldest first: a list of {role, content}.")
     content_hash = models.CharField(max_length=64, editable=False)
     external_id = models.CharField(max_length=200, null=True, blank=True)
@@ -170,7 +170,7 @@ class CompletionQuerySet(models.QuerySet["Completion"]):
 class Completion(models.Model):
     """An answer to a prompt. `author` names who wrote it: a model version, an imported model, a person."""
 
-    prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, related_name="completions")
+    prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, db_index=False, related_name="completions")
     text = models.TextField()
     author = models.CharField(max_length=200, blank=True)
     text_hash = models.CharField(max_length=64, editable=False)

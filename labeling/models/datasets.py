@@ -11,7 +11,9 @@ from labeling.models.work import Preference
 class DatasetVersion(models.Model):
     """A list of preferences and the files made from them; once the files are named, nothing changes."""
 
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="dataset_versions")
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, db_index=False, related_name="dataset_versions"
+    )
     number = models.PositiveIntegerField()
     filter = models.JSONField(default=dict, blank=True)
     train_file = models.CharField(max_length=200, blank=True)
@@ -35,7 +37,9 @@ class DatasetVersion(models.Model):
 
 
 class DatasetEntry(models.Model):
-    version = models.ForeignKey(DatasetVersion, on_delete=models.CASCADE, related_name="entries")
+    version = models.ForeignKey(
+        DatasetVersion, on_delete=models.CASCADE, db_index=False, related_name="entries"
+    )
     preference = models.ForeignKey(Preference, on_delete=models.RESTRICT, related_name="dataset_entries")
     split = models.CharField(max_length=5)
 

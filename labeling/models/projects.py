@@ -87,7 +87,7 @@ class Membership(models.Model):
         ANNOTATOR = "annotator", "annotator"
         REVIEWER = "reviewer", "reviewer"
 
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="memberships")
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, db_index=False, related_name="memberships")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="memberships")
     role = models.CharField(max_length=10, choices=Role)
     pseudonym = models.CharField(max_length=40, default=random_pseudonym, editable=False)

@@ -3,14 +3,19 @@
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Exists, F, OuterRef, Q
-from django.db.models.functions import Now
+from django.db.models import Case, F, OuterRef, Q, Subquery, Sum, When
+from django.db.models.functions import Coalesce, Now
 
 from labeling.models.content import Completion, Prompt
 from labeling.models.projects import Project, User
 
 MIN_CANDIDATES = 2
 MAX_CANDIDATES = 8
+MORE_THAN_ANY_OVERLAP = 100_000
+
+LIVE = Q(outcome="", slot__isnull=False, leased_until__gt=Now())
+EXPIRED = Q(outcome="", slot__isnull=False, leased_until__lte=Now())
+HOLDS_SLOT = LIVE | Q(outcome="judged")
 
 
 class ComparisonQuerySet(models.QuerySet["Comparison"]):
@@ -21,23 +26,23 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
     def open_for(self, annotator: User) -> "ComparisonQuerySet":
         """Those with room for another person, which this one has neither answered nor put aside.
 
-        In the order in which they are to be asked. Both conditions look only at the few assignments of
-        a comparison, so closed comparisons cost nothing.
+        In the order in which they are to be asked. Whatever is finished costs nothing: the queue is a
+        partial index of what is open, and for each comparison on it only its own few assignments are read.
         """
-        theirs = Assignment.objects.filter(comparison=OuterRef("pk"), annotator=annotator)
-        room = (
-            Assignment.objects.holding_slot()
-            .filter(comparison=OuterRef("pk"))
-            .order_by()
-            .values("comparison")
-            .annotate(held=models.Count("pk"))
-            .values("held")
+        mine = Q(annotator=annotator)
+        obstacles = Case(
+            When(mine & (~Q(outcome="") | LIVE), then=MORE_THAN_ANY_OVERLAP),
+            When(HOLDS_SLOT, then=1),
+            default=0,
         )
+        # One subquery with an aggregate rather than EXISTS, which the planner may turn into a join with
+        # everything that the person ever answered.
+        of_comparison = Assignment.objects.filter(comparison=OuterRef("pk")).order_by().values("comparison")
+        in_the_way = Subquery(of_comparison.annotate(total=Sum(obstacles)).values("total"))
         return (
             self.open()
-            .exclude(Exists(theirs.filter(~Q(outcome="") | Q(slot__isnull=False, leased_until__gt=Now()))))
-            .annotate(held=models.functions.Coalesce(models.Subquery(room), 0))
-            .filter(held__lt=F("overlap"))
+            .alias(in_the_way=Coalesce(in_the_way, 0))
+            .filter(in_the_way__lt=F("overlap"))
             .order_by("priority", "id")
         )
 
@@ -45,7 +50,7 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
 class Comparison(models.Model):
     """A prompt with two or more completions side by side, wanted judged by `overlap` people."""
 
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="comparisons")
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, db_index=False, related_name="comparisons")
     prompt = models.ForeignKey(Prompt, on_delete=models.RESTRICT, related_name="comparisons")
     overlap = models.PositiveSmallIntegerField()
     priority = models.SmallIntegerField(default=0, help_text="Lower is asked first.")
@@ -80,7 +85,9 @@ class Comparison(models.Model):
 class Candidate(models.Model):
     """A completion on offer in a comparison. The database wants 2 to 8, all of the comparison's prompt."""
 
-    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="candidates")
+    comparison = models.ForeignKey(
+        Comparison, on_delete=models.CASCADE, db_index=False, related_name="candidates"
+    )
     completion = models.ForeignKey(Completion, on_delete=models.RESTRICT, related_name="candidacies")
     position = models.PositiveSmallIntegerField()
 
@@ -102,17 +109,13 @@ class Candidate(models.Model):
 
 
 class AssignmentQuerySet(models.QuerySet["Assignment"]):
-    def holding_slot(self) -> "AssignmentQuerySet":
-        """Live leases and judgments: what keeps others out of a comparison."""
-        return self.filter(Q(outcome="judged") | Q(outcome="", leased_until__gt=Now()), slot__isnull=False)
-
     def live(self) -> "AssignmentQuerySet":
         """Leases that run."""
-        return self.filter(outcome="", slot__isnull=False, leased_until__gt=Now())
+        return self.filter(LIVE)
 
     def expired(self) -> "AssignmentQuerySet":
         """Leases that ran out and whose slot nobody has taken yet."""
-        return self.filter(outcome="", slot__isnull=False, leased_until__lte=Now())
+        return self.filter(EXPIRED)
 
 
 class Assignment(models.Model):
@@ -128,7 +131,9 @@ class Assignment(models.Model):
         SKIPPED = "skipped", "skipped"
         FLAGGED = "flagged", "flagged"
 
-    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="assignments")
+    comparison = models.ForeignKey(
+        Comparison, on_delete=models.CASCADE, db_index=False, related_name="assignments"
+    )
     annotator = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="assignments"
     )
@@ -195,7 +200,9 @@ class Judgment(models.Model):
         TIE = "tie", "equally good"
         ALL_BAD = "all_bad", "all are bad"
 
-    assignment = models.ForeignKey(Assignment, on_delete=models.CASCADE, related_name="judgments")
+    assignment = models.ForeignKey(
+        Assignment, on_delete=models.CASCADE, db_index=False, related_name="judgments"
+    )
     comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="judgments")
     annotator = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="judgments"
@@ -266,9 +273,11 @@ class PreferenceQuerySet(models.QuerySet["Preference"]):
 class Preference(models.Model):
     """One completion chosen over another. In a tie both are meant alike, and their order means nothing."""
 
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="preferences")
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, db_index=False, related_name="preferences")
     prompt = models.ForeignKey(Prompt, on_delete=models.RESTRICT, related_name="preferences")
-    judgment = models.ForeignKey(Judgment, on_delete=models.CASCADE, related_name="preferences")
+    judgment = models.ForeignKey(
+        Judgment, on_delete=models.CASCADE, db_index=False, related_name="preferences"
+    )
     chosen = models.ForeignKey(Completion, on_delete=models.RESTRICT, related_name="chosen_in")
     rejected = models.ForeignKey(Completion, on_delete=models.RESTRICT, related_name="rejected_in")
     tie = models.BooleanField(default=False)

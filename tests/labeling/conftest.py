@@ -76,10 +76,10 @@ def expire():
 
 
 @pytest.fixture
-def many_closed(project, bob, make_prompt):
-    """Put finished comparisons into the database by the thousand, past the rules but with their rows."""
+def many_finished(project, bob, make_prompt):
+    """Put comparisons that Bob has answered into the database by the thousand, past the rules."""
 
-    def make(count):
+    def make(count, overlap=1, closed=True):
         prompt = make_prompt()
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL session_replication_role = replica")
@@ -87,12 +87,13 @@ def many_closed(project, bob, make_prompt):
                 """
                 WITH done AS (
                     INSERT INTO labeling_comparison (project_id, prompt_id, overlap, priority, created_at, closed_at)
-                    SELECT %s, %s, 1, 0, now(), now() FROM generate_series(1, %s) RETURNING id)
+                    SELECT %s, %s, %s, 0, now(), CASE WHEN %s THEN now() END FROM generate_series(1, %s)
+                    RETURNING id)
                 INSERT INTO labeling_assignment (comparison_id, annotator_id, slot, sides, leased_until,
                                                  created_at, outcome, outcome_reason, outcome_text)
                 SELECT id, %s, 0, '{0,1}', now(), now(), 'judged', '', '' FROM done
                 """,
-                [project.pk, prompt.pk, count, bob.pk],
+                [project.pk, prompt.pk, overlap, closed, count, bob.pk],
             )
             cursor.execute("SET LOCAL session_replication_role = origin")
 

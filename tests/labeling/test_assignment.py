@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -172,19 +174,34 @@ def test_no_slot_is_left_when_all_are_held(project, bob, comparison):
     assert take_slot(comparison) is None
 
 
-def test_the_queue_reads_only_what_is_open(project, bob, make_comparison, many_closed):
-    """The plan must use the partial index of open comparisons, however much is finished."""
-    many_closed(20_000)
-    for _ in range(5):
-        make_comparison()
+def plan_for(person, project):
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE labeling_comparison, labeling_assignment")
-    queue = Comparison.objects.filter(project=project).open_for(bob)
-    plan = queue[:1].explain(analyze=True, buffers=True, format="json")
-    assert '"Index Name": "comparison_open"' in plan
-    assert "Seq Scan" not in plan.replace("Seq Scan\\n", "")
-    with CaptureQueriesContext(
-        connection,
-    ) as queries:
+    return Comparison.objects.filter(project=project).open_for(person)[:1].explain(analyze=True, buffers=True)
+
+
+def test_what_is_finished_costs_the_queue_nothing(project, bob, make_comparison, many_finished):
+    many_finished(20_000)
+    for _ in range(5):
+        make_comparison()
+    plan = plan_for(bob, project)
+    assert "Index Scan using comparison_open" in plan
+    assert "Seq Scan" not in plan
+    assert int(re.search(r"Buffers: shared hit=(\d+)", plan)[1]) < 20
+    with CaptureQueriesContext(connection) as queries:
         assert next_for(bob, project)
-    assert len(queries) < 15
+    assert len(queries) < 12
+
+
+def test_ones_own_answers_are_looked_at_only_where_others_are_still_wanted(
+    project, bob, make_comparison, many_finished
+):
+    """The planner must not join the queue with everything that the person ever answered."""
+    many_finished(20_000)
+    many_finished(500, overlap=2, closed=False)
+    make_comparison()
+    plan = plan_for(bob, project)
+    assert "Index Scan using comparison_open" in plan
+    assert "Seq Scan" not in plan
+    assert int(re.search(r"Buffers: shared hit=(\d+)", plan)[1]) < 500 * 6
+    assert next_for(bob, project)

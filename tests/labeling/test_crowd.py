@@ -51,7 +51,7 @@ def _wait_for(port, process, log):
         try:
             requests.get(f"http://127.0.0.1:{port}/api/v1/projects/", timeout=5)
             return
-        except requests.ConnectionError:
+        except requests.RequestException:
             assert process.poll() is None, log.read_text()
             time.sleep(0.1)
     pytest.fail("the server did not answer within a minute")
