@@ -170,7 +170,8 @@ def train_with_ppo(config: Ppo, workspace: Workspace) -> dict[str, Any]:
             metrics["tokens_per_second"] = len(rollout.logprobs) / (time.monotonic() - began)
             workspace.events.metrics(step + 1, metrics)
             workspace.events.progress("ppo", step + 1, config.steps)
-            if workspace.stopping or (step + 1) % config.checkpoint_every_steps == 0:
+            last = step + 1 == config.steps
+            if last or workspace.stopping or (step + 1) % config.checkpoint_every_steps == 0:
                 save(step + 1)
             workspace.check_stop()
         step = config.steps
