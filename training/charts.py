@@ -129,8 +129,7 @@ def line_chart(
         return mark_safe("")
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
-    # A guard far above the figures would flatten them; it is drawn where it matters.
-    if guard and guard.value <= 4 * max(max(ys), guard.value / 8):
+    if guard:
         ys.append(guard.value)
     frame = _Frame(min(xs), max(xs), *_span(ys), right=RIGHT + 7 * max(len(line.name) for line in lines) + 6)
     parts = [*_grid(frame, y_name)]
@@ -140,7 +139,7 @@ def line_chart(
         parts.append(
             _text((frame.x(frame.x_low) + frame.x(frame.x_high)) / 2, HEIGHT - 8, x_name, "tick middle")
         )
-    if guard and frame.y_low <= guard.value <= frame.y_high:
+    if guard:
         parts += _guard(frame, guard)
     label_places = _spread([frame.y(line.points[-1][1]) for line in lines])
     for tone, line, place in zip(TONES, lines, label_places, strict=False):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from django.core.files.uploadedfile import UploadedFile
 
 from config import storage
 from labeling.models import DatasetVersion, Project, User
@@ -75,8 +78,17 @@ def _paths(project: Project, chosen: Mapping[str, Any]) -> dict[str, str]:
     if run := chosen.get("completions_of"):
         paths["completions"] = str(run.path / "completions.jsonl")
     if upload := chosen.get("demonstrations"):
-        paths["train_data"] = str(storage.local_path(storage.put_file(Path(upload), "demonstrations")))
+        paths["train_data"] = store_upload(upload)
     return paths
+
+
+def store_upload(upload: UploadedFile) -> str:
+    """Keep what was uploaded under its hash. Returns the file's path."""
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+        for chunk in upload.chunks():
+            file.write(chunk)
+        file.flush()
+        return str(storage.local_path(storage.put_file(Path(file.name), "demonstrations")))
 
 
 def prompts_file(project: Project, split: str) -> str:

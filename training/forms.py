@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from django import forms
 from django.core.exceptions import ValidationError
-from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
+from django.core.files.uploadedfile import UploadedFile
 from pydantic.fields import FieldInfo
 
 from labeling.models import DatasetVersion, Project, User
@@ -71,8 +71,6 @@ class RunForm(forms.Form):
         said = self.cleaned_data
         settings = {name: said[name] for name in choices.settings_of(self.method) if said[name] is not None}
         chosen = {name: said[f"choose_{name}"] for name in choices.CHOICES[self.method]}
-        if isinstance(chosen.get("demonstrations"), TemporaryUploadedFile):
-            chosen["demonstrations"] = chosen["demonstrations"].temporary_file_path()
         try:
             return choices.start_run(self.project, self.method, settings, chosen, user)
         except runs.RunRefused as reason:

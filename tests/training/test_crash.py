@@ -1,5 +1,6 @@
 """kill -9, in the middle of PPO, of the engine and of the whole worker: the run still ends right."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -26,7 +27,20 @@ def start_worker(process_environment, tmp_path):
 
     def start():
         process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "config", "worker", "-Q", "gpu", "-c", "1", "-l", "WARNING"],
+            [
+                sys.executable,
+                "-m",
+                "celery",
+                "-A",
+                "config",
+                "worker",
+                "-Q",
+                "gpu",
+                "-c",
+                "1",
+                "-l",
+                "WARNING",
+            ],
             env=process_environment | {"OMP_NUM_THREADS": "1"},
             stdout=(tmp_path / "worker.log").open("ab"),
             stderr=subprocess.STDOUT,
@@ -42,10 +56,8 @@ def start_worker(process_environment, tmp_path):
 
 def kill_all(process):
     """kill -9 of a worker with the processes of its pool; the engine has a group of its own."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -69,7 +81,10 @@ def ppo_run(project, loop_settings, prompts_file):
 
 
 def step_of(run):
-    return Metric.objects.filter(run=run, name="reward").order_by("-step").values_list("step", flat=True).first() or 0
+    return (
+        Metric.objects.filter(run=run, name="reward").order_by("-step").values_list("step", flat=True).first()
+        or 0
+    )
 
 
 def check_ended_right(run):

@@ -3,8 +3,20 @@
 from typing import Any
 
 TOKENS: dict[str, Any] = {"max_prompt_tokens": 64, "max_completion_tokens": 80, "micro_batch_tokens": 8192}
-REWARD: dict[str, Any] = {**TOKENS, "epochs": 4, "batch_size": 16, "learning_rate": 5e-4}
-PPO: dict[str, Any] = {**TOKENS, "steps": 40, "batch_size": 64, "minibatch_size": 32, "learning_rate": 3e-4}
+REWARD: dict[str, Any] = {**TOKENS, "epochs": 3, "batch_size": 16, "learning_rate": 5e-4}
+PPO: dict[str, Any] = {
+    **TOKENS,
+    "steps": 24,
+    "batch_size": 64,
+    "minibatch_size": 32,
+    "epochs": 2,
+    "learning_rate": 3e-4,
+    "critic_learning_rate": 1e-3,
+    "critic_warmup_steps": 2,
+    "kl_coefficient": 0.05,
+    "kl_target_nats": 6.0,
+    "kl_budget_nats": 15.0,
+}
 GENERATE: dict[str, Any] = {**TOKENS, "temperatures": [1.0]}
 EVALUATE: dict[str, Any] = {**TOKENS, "temperature": 1.0}
 CANDIDATES: dict[str, float] = {"mixed": 0.6, "first": 0.2}
