@@ -11,7 +11,15 @@ from training import loop
 from training.demo import recipe
 
 HERE = Path(__file__).resolve().parent
-LOOP = {"comparisons_per_round": 200, "candidates_per_prompt": 4, "eval_share": 0.25, "kl_budget_nats": 20.0}
+# Round 1 compares samples of the first policy. From round 2 on two thirds of the pairs hold one of it beside
+# one of the policy in use: pairs of the new policy alone are so much alike that people could not tell them apart.
+LOOP = {
+    "comparisons_per_round": 200,
+    "candidates_per_prompt": 3,
+    "first_policy_share": 0.34,
+    "eval_share": 0.25,
+    "kl_budget_nats": 15.0,
+}
 GUIDELINES = """\
 You read a customer's message and two answers. Choose the answer that you would rather get as that customer.
 
