@@ -3,11 +3,14 @@
 from typing import IO, Any
 
 from django.conf import settings
+from drf_spectacular.authentication import BasicScheme
 from drf_spectacular.contrib.knox_auth_token import KnoxTokenScheme
 from knox.auth import TokenAuthentication
 from rest_framework import status
+from rest_framework.authentication import BasicAuthentication
 from rest_framework.exceptions import APIException, AuthenticationFailed, ParseError
 from rest_framework.parsers import JSONParser
+from rest_framework.request import Request
 
 
 class TooLarge(APIException):
@@ -25,11 +28,25 @@ class Token(TokenAuthentication):
         return super().authenticate_credentials(token)
 
 
+class Password(BasicAuthentication):
+    """REST framework's, which lets names through that the database cannot even look up."""
+
+    def authenticate_credentials(self, userid: str, password: str, request: Request | None = None) -> Any:
+        if "\x00" in userid:
+            raise AuthenticationFailed("Invalid username/password.")
+        return super().authenticate_credentials(userid, password, request)
+
+
 class TokenScheme(KnoxTokenScheme):
     """Tells the API's description how to send a token."""
 
     target_class = "labeling.api.reading.Token"
     name = "token"
+
+
+class PasswordScheme(BasicScheme):
+    target_class = "labeling.api.reading.Password"
+    name = "password"
 
 
 class LimitedJSON(JSONParser):

@@ -9,13 +9,14 @@ from django.utils import timezone
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from knox.models import AuthToken
 from rest_framework import serializers, status
-from rest_framework.authentication import BaseAuthentication, BasicAuthentication
+from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import PermissionDenied, Throttled
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.throttling import SimpleRateThrottle
 from rest_framework.views import APIView
 
+from labeling.api.reading import Password
 from labeling.api.serializers import Strict
 
 DEFAULT_DAYS = 30
@@ -60,7 +61,7 @@ class TokenView(APIView):
     def get_authenticators(self) -> list[BaseAuthentication]:
         # Only a password makes tokens: a stolen token must not be able to prolong itself.
         if self.request is not None and self.request.method == "POST":
-            return [BasicAuthentication()]
+            return [Password()]
         return super().get_authenticators()
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -78,7 +79,7 @@ class TokenView(APIView):
         operation_id="token_create",
         request=NewTokenSerializer,
         responses={201: MadeTokenSerializer},
-        auth=[{"basicAuth": []}],
+        auth=[{"password": []}],
         summary="Exchange name and password for a token",
     )
     def post(self, request: Request) -> Response:

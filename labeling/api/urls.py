@@ -5,7 +5,7 @@ from labeling.api import data, projects, tokens, work
 app_name = "labeling-api"
 urlpatterns = [
     path("auth/token/", tokens.TokenView.as_view(), name="token"),
-    path("auth/token/<str:prefix>/", tokens.OneTokenView.as_view(), name="one-token"),
+    path("auth/token/<slug:prefix>/", tokens.OneTokenView.as_view(), name="one-token"),
     path("projects/", projects.ProjectsView.as_view(), name="projects"),
     path("projects/<slug:slug>/", projects.ProjectView.as_view(), name="project"),
     path("projects/<slug:slug>/prompts/", projects.PromptsView.as_view(), name="prompts"),

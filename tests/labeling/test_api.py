@@ -435,6 +435,29 @@ def test_a_broken_token_is_no_defect(project, header):
     assert response.status_code == 401
 
 
+@pytest.mark.parametrize("name", ["bo\x00b", "\ud7ff", "' OR 1=1 --", ""])
+def test_a_hostile_name_is_no_defect(name):
+    assert APIClient().post(at("token"), HTTP_AUTHORIZATION=basic(name)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "auth/token/%00/",
+        "projects/%00/",
+        "projects/support/prompts/?cursor=x&limit=-1",
+    ],
+)
+def test_a_hostile_address_is_not_found(project, alice, url):
+    assert as_(alice).delete("/api/v1/" + url).status_code in (404, 405)
+    assert as_(alice).get("/api/v1/" + url).status_code == 404
+
+
+@pytest.mark.parametrize("query", ["authors=%00", "tags=%00&tags=b", "after=1e3", "since=%00", "split=%00"])
+def test_a_hostile_query_is_refused(project, alice, query):
+    assert as_(alice).get(at("preferences", "support") + "?" + query).status_code == 400
+
+
 @pytest.mark.parametrize(
     "body",
     [
