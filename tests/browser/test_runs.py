@@ -45,6 +45,7 @@ def test_a_manager_starts_a_run_from_its_form_and_sees_it_end(sign_in, alice, lo
     page.get_by_label("Max completion tokens").fill("8")
     page.get_by_text("Every other setting of generate").click()
     page.get_by_label("Threads").fill("1")
+    page.get_by_label("Max prompt tokens").fill("32")
     page.get_by_role("button", name="Start the run").click()
 
     run = Run.objects.get()
