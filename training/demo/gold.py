@@ -22,14 +22,14 @@ STEP_POINTS = 2.0
 MATTER_POINTS = 0.6
 PRODUCT_POINTS = 0.4
 OTHER_PRODUCT_POINTS = -0.8
-STRAY_POINTS = -1.5
+STRAY_POINTS = -2.5
 WARM_POINTS = 0.5
-RUDE_POINTS = -1.2
-WAFFLE_POINTS = -0.35
-REPEAT_POINTS = -3.0
+RUDE_POINTS = -1.5
+WAFFLE_POINTS = -0.6
+REPEAT_POINTS = -2.5
 GARBLE_POINTS = -3.0
 OPEN_END_POINTS = -0.5
-SHORT_POINTS_PER_WORD = -0.12
+SHORT_POINTS_PER_WORD = -0.05
 LONG_POINTS_PER_WORD = -0.06
 SHORT_WORDS, LONG_WORDS = 12, 42
 WARM_CAP, RUDE_CAP, WAFFLE_CAP = 4, 3, 5
@@ -160,18 +160,29 @@ def _topic_points(prompt: str, words: Sequence[str]) -> float:
     situation, said = recognise(prompt), frozenset(words)
     asked_for, named = _slot_words() & set(_words(prompt)) & _products(), said & _products()
     points = PRODUCT_POINTS * bool(asked_for & named) + OTHER_PRODUCT_POINTS * bool(named - asked_for)
-    if situation is not None and said & _own_words(situation.name):
-        points += MATTER_POINTS
-    elif situation is not None and len(words) >= SHORT_WORDS:  # a long text about something else
-        points += STRAY_POINTS
-    return points
+    if situation is None:
+        return points
+    if said & _own_words(situation.name) or any(len(step & said) > 1 for step in _steps(situation.name)):
+        return points + MATTER_POINTS
+    return points + STRAY_POINTS * (len(said) >= SHORT_WORDS)  # much is said, and about something else
 
 
 @cache
 def _own_words(name: str) -> frozenset[str]:
-    """The words by which an answer shows that it is about a situation, its products apart."""
+    """The words by which an answer shows that it is about a situation and hardly any other."""
+    return frozenset(word for word in _all_words(name) if _users(word) <= 2)
+
+
+@cache
+def _all_words(name: str) -> frozenset[str]:
     situation = BY_NAME[name]
     return frozenset(word for text in situation.matters + situation.steps for word in _content(text))
+
+
+@cache
+def _users(word: str) -> int:
+    """In how many situations a word is at home."""
+    return sum(word in _all_words(situation.name) for situation in SITUATIONS)
 
 
 @cache
