@@ -8,6 +8,7 @@ from outside is simply started again.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import json
 import logging
@@ -15,6 +16,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -51,15 +53,8 @@ def never() -> bool:
 
 def execute(run: Run, leaving: Callable[[], bool] = never) -> None:
     """Run the engine for a claimed run, to its end or until `leaving` says that this worker goes away."""
-    if run.stop_requested_at:
-        runs.stopped(run, "Stopped before it started again; its checkpoint is kept.")
-        return
-    process = _start(run)
     try:
-        follower = Follower(run)
-        ended_by_us = _attend(process, follower, leaving)
-        follower.write()
-        _conclude(follower, process.returncode, ended_by_us)
+        _run_engine(run, leaving)
     except runs.Superseded:
         logger.info("run %s was taken over by another worker", run.pk)
     except (OperationalError, InterfaceError):
@@ -68,6 +63,18 @@ def execute(run: Run, leaving: Callable[[], bool] = never) -> None:
         logger.exception("run %s", run.pk)
         with suppress(runs.Superseded):
             runs.fail(run, f"The worker could not follow the engine: {error}")
+
+
+def _run_engine(run: Run, leaving: Callable[[], bool]) -> None:
+    if run.stop_requested_at:
+        runs.stopped(run, "Stopped before it started again; its checkpoint is kept.")
+        return
+    _wait_for_folder(run)
+    follower, process = Follower(run), _start(run)
+    try:
+        asked = _attend(process, follower, leaving)
+        follower.write()
+        _conclude(follower, process.returncode, asked)
     finally:
         _kill(process)
 
@@ -82,7 +89,7 @@ def _start(run: Run) -> subprocess.Popen[bytes]:
     aside.write_text(json.dumps(run.config, indent=1))
     os.replace(aside, request)
     with (run.path / "engine.log").open("ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "training.engine", run.method, str(request), str(run.path)],
             cwd=settings.BASE_DIR,
             env=_environment(),
@@ -92,6 +99,41 @@ def _start(run: Run) -> subprocess.Popen[bytes]:
             process_group=0,
             preexec_fn=_dies_with(os.getpid()) if sys.platform == "linux" else None,
         )
+    (run.path / "engine.pid").write_text(f"{socket.gethostname()} {process.pid}")
+    return process
+
+
+def _wait_for_folder(run: Run) -> None:
+    """An engine whose worker died may still be saving its checkpoint: let it, and ask it to leave if it does not know.
+
+    The engine holds a lock on its folder; the kernel gives that back however it ends. Raises Superseded.
+    """
+    deadline, asked = time.monotonic() + GRACE_SECONDS, False
+    while _locked(run.path / "lock") and time.monotonic() < deadline:
+        if not asked:
+            asked = True
+            _ask_to_leave(run.path / "engine.pid")
+        runs.heartbeat(run, phase="waiting for the engine before")
+        time.sleep(WRITE_SECONDS / 2)
+
+
+def _locked(path: Path) -> bool:
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _ask_to_leave(note: Path) -> None:
+    """Where the kernel did not do so already (only Linux does). The lock says that an engine of this run lives."""
+    with suppress(OSError, ValueError):
+        host, pid = note.read_text().split()
+        if host == socket.gethostname():
+            os.kill(int(pid), signal.SIGTERM)
 
 
 def _environment() -> dict[str, str]:

@@ -114,8 +114,10 @@ def retry(round: Round) -> None:
         halted = Round.objects.filter(pk=round.pk, outcome=Round.Outcome.HALTED)
         if not halted.update(outcome="", message="", finished_at=None):
             raise RoundRefused(f"Round {round.number} is not halted.")
-        ended_badly = [Run.Status.FAILED, Run.Status.STOPPED]
-        Run.objects.filter(round=round, stage=round.stage, status__in=ended_badly).update(stage="")
+        aside = Run.objects.filter(round=round, stage=round.stage)
+        if round.stage != Stage.GENERATE:  # where all of it may have been the same answer
+            aside = aside.filter(status__in=[Run.Status.FAILED, Run.Status.STOPPED])
+        aside.update(stage="")
         _look_soon(round)
 
 

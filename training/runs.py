@@ -189,6 +189,17 @@ def _give_up(run_id: int) -> None:
         _tell_round(run_id)
 
 
+def stop_silent() -> None:
+    """A run that was asked to stop and whose worker is gone has stopped."""
+    silent = Run.objects.stale().filter(stop_requested_at__isnull=False)
+    for run_id in list(silent.values_list("pk", flat=True)):
+        ended = {"status": Run.Status.STOPPED, "finished_at": timezone.now(), "claim_token": None}
+        if silent.filter(pk=run_id).update(
+            message="Stopped on request; its worker had gone before.", **ended
+        ):
+            _tell_round(run_id)
+
+
 def resend() -> list[int]:
     """Send again what waits for a worker although nobody works on it. Returns the runs' ids.
 

@@ -188,12 +188,19 @@ def round_up(value: float) -> int:
 def _candidates(round: Round, run: Run | None) -> Cell:
     going = _running(run, Stage.GENERATE)
     figure = f"{round.candidates_written:,}" if round.candidates_written else "–"
+    if Stage.GENERATE not in round.times:
+        return Cell("Candidates", figure, caption="none needed this time")
     return Cell("Candidates", figure, caption=going or f"from {round.policy.name}")
 
 
 def _comparisons(round: Round) -> Cell:
     if not round.candidates_written:
-        return Cell("Comparisons", "–", caption=f"{round.target} wanted")
+        wanted = (
+            f"{round.target} wanted"
+            if Stage.GENERATE in round.times
+            else "trains on the answers that are there"
+        )
+        return Cell("Comparisons", "–", caption=wanted)
     judged = round.collected if round.collected is not None else loop.progress(round)[0]
     caption = "answered by people" if round.collected is not None else pace(round, judged)
     share = min(100, round_up(100 * judged / max(round.target, 1)))

@@ -44,6 +44,7 @@ def execute_run(run_id: int) -> None:
 def tick() -> None:
     """Every few seconds: say again what was lost, move rounds on, start what a schedule asks for."""
     cache.set("tick", True, timeout=10)  # how `rehearse` sees that beat is running
+    runs.stop_silent()
     runs.resend()
     schedules.fire_by_amount()
     loop.advance_open()

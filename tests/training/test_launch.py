@@ -1,6 +1,8 @@
 import json
 import os
-import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -103,29 +105,6 @@ def test_a_stop_reaches_the_engine(long_run, alice):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_engine_that_is_killed_goes_back_into_the_queue(long_run):
-    thread = in_background(long_run)
-    wait_for(lambda: Run.objects.get(pk=long_run.pk).progress_total)
-    os.kill(engine_of(long_run), signal.SIGKILL)
-    thread.join(60)
-    run = Run.objects.get(pk=long_run.pk)
-    assert (run.status, run.attempts, run.claim_token) == ("queued", 1, None)
-    assert "signal 9" in run.message and "memory" in run.message
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_worker_that_leaves_hands_its_run_back_without_using_up_an_attempt(long_run):
-    leaving = threading.Event()
-    thread = in_background(long_run, leaving.is_set)
-    wait_for(lambda: Run.objects.get(pk=long_run.pk).progress_total)
-    leaving.set()
-    thread.join(60)
-    run = Run.objects.get(pk=long_run.pk)
-    assert (run.status, run.attempts) == ("queued", 0)
-    assert engine_of(run) is None
-
-
-@pytest.mark.django_db(transaction=True)
 def test_a_superseded_worker_ends_its_engine_and_leaves_no_trace(long_run):
     thread = in_background(long_run)
     wait_for(lambda: Run.objects.get(pk=long_run.pk).progress_total)
@@ -136,6 +115,30 @@ def test_a_superseded_worker_ends_its_engine_and_leaves_no_trace(long_run):
     run = Run.objects.get(pk=long_run.pk)
     assert (run.status, run.phase) == ("running", "theirs")
     assert engine_of(run) is None
+
+
+def test_a_new_engine_waits_for_one_that_still_saves_and_asks_it_to_leave(queued_run):
+    run = runs.claim(queued_run.pk)
+    run.path.mkdir(parents=True, exist_ok=True)
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, signal, sys, time\n"
+            "lock = open(sys.argv[1], 'w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
+            "def leave(*_): time.sleep(1.5); sys.exit()\n"
+            "signal.signal(signal.SIGTERM, leave); print('held', flush=True); time.sleep(60)",
+            str(run.path / "lock"),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    holder.stdout.readline()
+    (run.path / "engine.pid").write_text(f"{socket.gethostname()} {holder.pid}")
+    began = time.monotonic()
+    launch._wait_for_folder(run)
+    assert 1.4 < time.monotonic() - began < 20
+    assert holder.wait(5) == 0
+    launch._wait_for_folder(run)
 
 
 def event(**values):

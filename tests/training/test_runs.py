@@ -150,6 +150,18 @@ def test_a_run_that_nobody_has_taken_is_stopped_at_once(queued_run, alice):
     assert runs.claim(queued_run.pk) is None
 
 
+def test_a_run_whose_worker_died_is_stopped_without_another(queued_run, alice):
+    first = runs.claim(queued_run.pk)
+    runs.request_stop(first, alice)
+    runs.stop_silent()
+    assert Run.objects.get().status == "running", "its worker lives and will say so itself"
+    silence(first)
+    runs.stop_silent()
+    assert Run.objects.get().status == "stopped"
+    with pytest.raises(runs.Superseded):
+        runs.heartbeat(first)
+
+
 def test_a_message_that_comes_twice_or_late_changes_nothing(queued_run, monkeypatch):
     from training import tasks
 
