@@ -8,7 +8,7 @@ import torch
 
 from tests.engine.conftest import policy_of
 from training.engine.batches import Tokens, make_batch, row_sums
-from training.engine.generation import Sampling, sample
+from training.engine.generation import Sampling, _choose, sample
 from training.engine.networks import generator
 from training.engine.tensors import exact_kl, token_logprobs
 
@@ -103,6 +103,12 @@ def test_temperatures_are_taken_in_turn(llama):
 def test_truncation_keeps_to_the_likeliest(llama, how):
     drawn = {one.tokens[0] for one in draw(policy_of(llama), how, [[4]])}
     assert len(drawn) == (2 if how.top_k else 1)
+
+
+def test_a_draw_of_zero_takes_no_token_that_was_ruled_out():
+    logs = torch.tensor([[-torch.inf, math.log(0.5), math.log(0.5)]])
+    chosen = _choose(logs, torch.ones(1, 1), torch.zeros(1, dtype=torch.float64), Sampling(1))
+    assert chosen.tolist() == [1]
 
 
 def every_completion(length, vocabulary):

@@ -68,9 +68,10 @@ def test_decay_takes_from_matrices_alone():
 
 def test_the_default_learning_rate_suits_the_size():
     config = Sft(model="-", train_data="-")
-    model = nn.Linear(1000, 1000, bias=False)  # a million weights
-    assert learning_rate(None, model, config) == pytest.approx(4e-4)
-    assert learning_rate(None, model, config.model_copy(update={"lora_rank": 4})) == pytest.approx(4e-3)
+    model = nn.Linear(2000, 2000, bias=False)  # four million weights, whose root is 2000
+    assert learning_rate(None, model, config) == pytest.approx(2e-4)
+    assert learning_rate(None, model, config.model_copy(update={"lora_rank": 4})) == pytest.approx(2e-3)
+    assert learning_rate(None, nn.Linear(2, 2), config) == 3e-4
     assert learning_rate(0.5, model, config) == 0.5
 
 
@@ -128,7 +129,7 @@ def test_in_the_warm_up_only_the_critic_learns(llama):
 
 
 def test_the_policy_stops_for_the_iteration_where_it_has_moved_too_far(llama):
-    config, players = players_of(llama, update_kl_limit=1e-6, epochs=4)
+    config, players = players_of(llama, update_kl_limit_nats=1e-6, epochs=4)
     ppo.learn(players, rollout_of(config, players), 1, 0.05, config)
     assert players.policy_updater.done == 1  # the second minibatch already saw another policy
     assert players.critic_updater.done == 8

@@ -27,7 +27,7 @@ PPO = {
     "critic_warmup_steps": 1,
     "kl_budget_nats": 30.0,
     "missing_eos_penalty": 0.0,
-    "update_kl_limit": 0.5,
+    "update_kl_limit_nats": 3.0,
 }
 
 
@@ -112,7 +112,7 @@ def test_gradients_of_ppo_do_not_depend_on_passes_or_on_the_order_of_rows(llama)
 
 
 def test_the_ppo_gradient_is_that_of_a_plain_loop(llama):
-    config, players = players_of(llama, update_kl_limit=100.0)
+    config, players = players_of(llama, update_kl_limit_nats=100.0)
     rollout = rollout_of(config, players)
     with torch.no_grad():  # Move away from the policy that sampled, so that some tokens are clipped.
         for weight in trained_parameters(players.policy.model).values():
@@ -296,14 +296,16 @@ def test_beyond_the_kl_budget_the_run_stops_and_keeps_a_policy_within_it(engine,
     assert engine.run("ppo", "out", model=llama, prompts=prompts, **PPO | {"kl_budget_nats": 1.0}) == 3
 
 
-def test_adapters_learn_and_are_merged_into_an_ordinary_model(engine, llama, prompts):
-    adapters = {"lora_rank": 4, "learning_rate": 2e-2, "steps": 8}
-    assert engine.run("ppo", "out", model=llama, prompts=prompts, **PPO | adapters) == 0
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_adapters_learn_and_are_merged_into_an_ordinary_model(engine, prompts, request, name):
+    folder = request.getfixturevalue(name)
+    adapters = {"lora_rank": 4, "learning_rate": 1e-2, "steps": 8}
+    assert engine.run("ppo", "out", model=folder, prompts=prompts, **PPO | adapters) == 0
     metrics = [event["metrics"]["reward"] for event in engine.events("out", "metrics")]
     assert metrics[-1] > metrics[0] + 0.2
     saved = AutoModelForCausalLM.from_pretrained(engine.folder / "out" / "model")
     assert {type(layer).__name__ for layer in saved.modules()} == {
-        type(layer).__name__ for layer in AutoModelForCausalLM.from_pretrained(llama).modules()
+        type(layer).__name__ for layer in AutoModelForCausalLM.from_pretrained(folder).modules()
     }
 
 

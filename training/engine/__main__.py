@@ -7,6 +7,7 @@ continues).
 import argparse
 import importlib
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -68,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(method: str, config_path: str, out: str) -> int:
+    # Until the workspace follows the signal there is nothing to save.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(STOPPED))
     config = load_config(method, config_path)
     check_sources(config)
     workspace = Workspace(out)

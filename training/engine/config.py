@@ -101,7 +101,7 @@ class Sft(Training):
         gt=0,
         le=1,
         description="Highest learning rate of the run; "
-        "null suits the model's size: 0.4 / sqrt(parameters), ten times that for adapters.",
+        "null suits the model's size: 0.4 / sqrt(parameters), at most 3e-4; ten times that for adapters.",
     )
     log_every_steps: int = Field(10, ge=1, description="Steps between two rows of metrics.")
 
@@ -138,7 +138,7 @@ class Reward(Training):
         gt=0,
         le=1,
         description="Highest learning rate of the run; "
-        "null suits the model's size: 0.4 / sqrt(parameters), ten times that for adapters.",
+        "null suits the model's size: 0.4 / sqrt(parameters), at most 3e-4; ten times that for adapters.",
     )
     center_coefficient: float = Field(
         0.01,
@@ -198,7 +198,7 @@ class Ppo(Training):
         gt=0,
         le=1,
         description="Highest learning rate of the policy; null suits its size: 0.4 / sqrt(parameters), "
-        "ten times that for adapters.",
+        "at most 3e-4; ten times that for adapters.",
     )
     critic_learning_rate: float | None = Field(
         None, gt=0, le=1, description="Highest learning rate of the critic; null is 3 times the policy's."
@@ -217,10 +217,11 @@ class Ppo(Training):
     entropy_coefficient: float = Field(
         0.0, ge=0, le=1, description="Weight of the entropy bonus, per nat and token."
     )
-    update_kl_limit: float = Field(
-        0.05,
+    update_kl_limit_nats: float | None = Field(
+        None,
         gt=0,
-        description="Nats per token between old and new policy at which an iteration stops learning.",
+        description="KL per completion between the old and the new policy, in nats, at which an iteration stops "
+        "learning; null: a tenth of the budget.",
     )
     kl_coefficient: float = Field(
         0.05, ge=0, le=100, description="First price of KL to the reference, in reward per nat."
@@ -275,6 +276,11 @@ class Ppo(Training):
     def kl_target(self) -> float:
         """Nats per completion; below the budget, so that the price acts before the guard does."""
         return self.kl_target_nats or 0.6 * self.kl_budget_nats
+
+    @property
+    def update_kl_limit(self) -> float:
+        """Nats per completion; long completions add up what each token moves."""
+        return self.update_kl_limit_nats or 0.1 * self.kl_budget_nats
 
     @model_validator(mode="after")
     def _check_rewards(self) -> Self:

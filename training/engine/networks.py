@@ -27,7 +27,7 @@ from training.engine.tensors import log_distribution
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
-FULL_RATE, LORA_FACTOR = 0.4, 10.0
+FULL_RATE, HIGHEST_RATE, LORA_FACTOR = 0.4, 3e-4, 10.0
 
 
 @dataclass(frozen=True)
@@ -265,13 +265,14 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def learning_rate(chosen: float | None, model: nn.Module, config: Training) -> float:
     """The rate that was chosen, or one that suits the model's size.
 
-    0.4 / sqrt(parameters) is 3e-4 for 2 million and 1e-5 for 1.5 billion, ten times that for adapters. Ours:
-    between what tiny models bear (measured) and what is usual for large ones (OpenRLHF, TRL).
+    0.4 / sqrt(parameters), at most 3e-4, is 1e-5 for 1.5 billion; adapters take ten times that. Ours: between
+    what tiny models bear (measured) and what is usual for large ones (OpenRLHF, TRL).
     """
     if chosen is not None:
         return chosen
     count = sum(parameter.numel() for parameter in model.parameters())
-    return FULL_RATE / count**0.5 * (LORA_FACTOR if config.lora_rank else 1.0)
+    rate = min(HIGHEST_RATE, FULL_RATE / count**0.5)
+    return rate * LORA_FACTOR if config.lora_rank else rate
 
 
 def describe_training(model: nn.Module, rate: float, runtime: Runtime) -> str:

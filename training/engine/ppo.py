@@ -282,7 +282,7 @@ def learn(
             if not started:
                 check_start(of_batch["ratio_error"], None, players.policy.runtime.tolerance)
                 started = True
-            if of_batch["kl"] / of_batch["tokens"] > config.update_kl_limit:
+            if of_batch["kl"] / len(numbers) > config.update_kl_limit:
                 policy_updater.drop()
                 policy_moves = False
             else:
