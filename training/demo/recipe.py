@@ -2,10 +2,17 @@
 
 from typing import Any
 
-TOKENS: dict[str, Any] = {"max_prompt_tokens": 64, "max_completion_tokens": 80, "micro_batch_tokens": 8192}
-REWARD: dict[str, Any] = {**TOKENS, "epochs": 3, "batch_size": 16, "learning_rate": 5e-4}
+# One thread: on matrices this small a second one gains little, and where web and worker share the two
+# cores, threads that wait for each other made every method several times slower.
+COMMON: dict[str, Any] = {
+    "threads": 1,
+    "max_prompt_tokens": 64,
+    "max_completion_tokens": 80,
+    "micro_batch_tokens": 8192,
+}
+REWARD: dict[str, Any] = {**COMMON, "epochs": 2, "batch_size": 16, "learning_rate": 5e-4}
 PPO: dict[str, Any] = {
-    **TOKENS,
+    **COMMON,
     "steps": 24,
     "batch_size": 64,
     "minibatch_size": 32,
@@ -17,6 +24,5 @@ PPO: dict[str, Any] = {
     "kl_target_nats": 6.0,
     "kl_budget_nats": 15.0,
 }
-GENERATE: dict[str, Any] = {**TOKENS, "temperatures": [1.0]}
-EVALUATE: dict[str, Any] = {**TOKENS, "temperature": 1.0}
-CANDIDATES: dict[str, float] = {"mixed": 0.6, "first": 0.2}
+GENERATE: dict[str, Any] = {**COMMON, "temperatures": [1.0]}
+EVALUATE: dict[str, Any] = {**COMMON, "temperature": 1.0}
