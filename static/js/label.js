@@ -100,6 +100,8 @@ function say(words, tone = "") {
 }
 
 function sayWithLogin(words) {
+  // Every retry says it again: the link stays the same one, so that it can be clicked and keeps the focus.
+  if (status.textContent === `${words} Sign in again`) return;
   say(`${words} `, "needs");
   const link = document.createElement("a");
   link.href = urls.loginUrl;
@@ -126,7 +128,8 @@ async function fill() {
   try {
     while (!current || ahead.length < AHEAD) {
       const { done, reply, signedOut, refused, message } = await post(urls.nextUrl, { holding: held() });
-      if (signedOut) sayWithLogin("You are signed out.");
+      // With answers waiting, the outbox says it, and says how many.
+      if (signedOut && !outbox.ids().length) sayWithLogin("You are signed out.");
       if (refused) say(message, "harm");
       if (!current && !done) drawEmpty("cut");
       if (!current && done && !reply.html) drawEmpty(outbox.ids().length ? "cut" : "nothing");

@@ -195,7 +195,12 @@ def test_a_session_that_ends_keeps_the_answer_until_the_next_sign_in(
     expect(page.get_by_role("status")).to_contain_text(
         "You are signed out; 1 answer is kept in this browser."
     )
-    page.get_by_role("link", name="Sign in again").click()
+    link = page.get_by_role("link", name="Sign in again")
+    link.focus()
+    with page.expect_response("**/label/answer/"):  # tried again, and refused again
+        pass
+    expect(link).to_be_focused()
+    link.click()
     page.get_by_label("Name or e-mail address").fill("bob")
     page.get_by_label("Password").fill("a long passphrase")
     page.get_by_role("button", name="Sign in").click()
