@@ -10,7 +10,7 @@ COMMON: dict[str, Any] = {
     "max_completion_tokens": 80,
     "micro_batch_tokens": 8192,
 }
-REWARD: dict[str, Any] = {**COMMON, "epochs": 2, "batch_size": 16, "learning_rate": 5e-4}
+REWARD: dict[str, Any] = {**COMMON, "epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
 PPO: dict[str, Any] = {
     **COMMON,
     "steps": 24,
