@@ -172,10 +172,11 @@ def test_projects_lists_only_ones_own(project, bob, charlie):
 def test_an_annotator_sees_texts_and_sides_and_nothing_that_gives_an_author_away(
     project, bob, make_comparison
 ):
-    make_comparison(candidates=3)
+    make_comparison(candidates=8)
     body = as_(bob).post(at("next", "support"), {}).json()
     assert set(body) == {"id", "comparison", "prompt", "candidates", "leased_until", "outcome"}
-    assert [set(candidate) for candidate in body["candidates"]] == [{"side", "text"}] * 3
+    assert [set(candidate) for candidate in body["candidates"]] == [{"side", "text"}] * 8
+    assert [candidate["side"] for candidate in body["candidates"]] == list(range(8))
     sides = Assignment.objects.get().sides
     texts = {row.position: row.completion.text for row in Comparison.objects.get().candidates.all()}
     assert [candidate["text"] for candidate in body["candidates"]] == [texts[place] for place in sides]
