@@ -2,6 +2,7 @@
 """Runs a management command, with the bundled servers up while it runs when no URL names others."""
 
 import os
+import signal
 import sys
 
 # What needs neither database nor broker does not wait for them.
@@ -15,6 +16,9 @@ def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] not in SERVERLESS:
         from config import embedded
 
+        signal.signal(
+            signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+        )  # so that what is attached is left
         embedded.attach()
     execute_from_command_line(sys.argv)
 
