@@ -6,7 +6,8 @@ import pytest
 
 from labeling.assignment import next_for
 from labeling.judging import record
-from labeling.models import Comparison, DatasetVersion
+from labeling.models import Comparison, Completion, DatasetVersion
+from labeling.selection import create_comparison
 from training import launch, loop, runs
 from training.models import Generation, LoopSettings, ModelVersion, Promotion, Round, RoundComparison, Run
 
@@ -341,3 +342,23 @@ def test_settings_that_the_engine_refuses_halt_the_round_with_its_sentence(proje
     loop.advance(round.pk)
     assert fresh(round).outcome == "halted"
     assert "top_p" in fresh(round).message
+
+
+def test_a_halted_round_is_not_retried_beside_an_open_one(judged):
+    runs.fail(runs.claim(latest(judged, "reward").pk), "The disk is full.")
+    loop.advance(judged.pk)
+    following = loop.start_round(judged.project)
+    with pytest.raises(loop.RoundRefused, match="Another round is open"):
+        loop.retry(fresh(judged))
+    assert loop.open_round(judged.project) == following
+
+
+def test_answers_to_other_comparisons_do_not_fill_a_round(collecting, project, prompts, bob):
+    for prompt in prompts:
+        pair = [Completion.objects.add(prompt, text, "somebody") for text in ("first", "second")]
+        create_comparison(project, prompt, pair, priority=-1)
+    answer_all(project, bob, len(prompts))
+    assert Comparison.objects.filter(closed_at__isnull=False).count() == len(prompts) > collecting.target
+    loop.advance(collecting.pk)
+    assert fresh(collecting).stage == "collect"
+    assert loop.progress(collecting) == (0, collecting.target)
