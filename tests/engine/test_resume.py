@@ -81,10 +81,9 @@ def test_the_program_itself_stops_with_143_and_continues(engine, llama, prompts)
     process.terminate()
     assert process.wait(60) == 143
     steps = [event["step"] for event in engine.events("out", "metrics")]
-    again = subprocess.Popen(command, cwd=ROOT)
-    engine.wait_for_step("out", max(steps) + 1, seconds=120)
-    again.terminate()
-    assert again.wait(60) == 143
+    again = engine.start("ppo", "out", **settings)
+    engine.wait_for_step("out", max(steps) + 1)
+    assert end(again, signal.SIGTERM) == 143
     steps = [event["step"] for event in engine.events("out", "metrics")]
     assert steps == list(range(1, max(steps) + 1))
 

@@ -28,6 +28,8 @@ PPO = {
     "kl_budget_nats": 30.0,
     "missing_eos_penalty": 0.0,
     "update_kl_limit_nats": 3.0,
+    "max_repeated_share": 1.0,  # In this world repetition is what is wanted.
+    "max_identical_share": 1.0,
 }
 
 

@@ -236,10 +236,17 @@ def add_adapters(model: PreTrainedModel, config: Training) -> None:
     if not config.lora_rank:
         return
     from peft import LoraConfig, inject_adapter_in_model
+    from transformers.pytorch_utils import Conv1D
 
     model.requires_grad_(False)
     settings = LoraConfig(
-        r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=0.0, target_modules="all-linear"
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        fan_in_fan_out=any(
+            isinstance(layer, Conv1D) for layer in model.modules()
+        ),  # GPT-2 stores W transposed.
     )
     inject_adapter_in_model(settings, model.base_model)
     if isinstance(getattr(model, "score", None), nn.Linear):
