@@ -30,6 +30,8 @@ PPO = {
     "update_kl_limit_nats": 3.0,
     "max_repeated_share": 1.0,  # In this world repetition is what is wanted.
     "max_identical_share": 1.0,
+    "min_distinct_2": 0.0,
+    "min_entropy": 0.0,
 }
 
 
@@ -309,6 +311,10 @@ def test_adapters_learn_and_are_merged_into_an_ordinary_model(engine, prompts, r
     assert {type(layer).__name__ for layer in saved.modules()} == {
         type(layer).__name__ for layer in AutoModelForCausalLM.from_pretrained(folder).modules()
     }
+    model = str(engine.folder / "out" / "model")
+    engine.run("evaluate", "check", model=model, baseline_model=folder, prompts=prompts, samples_per_prompt=20)
+    # What was merged is what was measured with the adapters beside the weights.
+    assert engine.result("check")["kl_nats"] == pytest.approx(engine.result("out")["kl_nats"], rel=0.2)
 
 
 def taste(count, prompts="abcdefgh"):
