@@ -312,7 +312,9 @@ def test_adapters_learn_and_are_merged_into_an_ordinary_model(engine, prompts, r
         type(layer).__name__ for layer in AutoModelForCausalLM.from_pretrained(folder).modules()
     }
     model = str(engine.folder / "out" / "model")
-    engine.run("evaluate", "check", model=model, baseline_model=folder, prompts=prompts, samples_per_prompt=20)
+    engine.run(
+        "evaluate", "check", model=model, baseline_model=folder, prompts=prompts, samples_per_prompt=20
+    )
     # What was merged is what was measured with the adapters beside the weights.
     assert engine.result("check")["kl_nats"] == pytest.approx(engine.result("out")["kl_nats"], rel=0.2)
 
