@@ -24,16 +24,17 @@ PLEAS = (
     " Any idea?",
 )
 
-# How often the first policy answers in each style. Under a fifth is what people want, so that there
-# is something to learn, and nothing is so rare that candidates never show it.
+# How often the first policy answers in each style. What people want is the rarest, so that there is
+# something to learn (nothing beats a warm answer, so its share is what a perfect policy can only draw
+# against), and nothing is so rare that candidates never show it.
 STYLE_SHARES = {
-    "warm": 0.15,
-    "plain": 0.17,
-    "curt": 0.13,
+    "warm": 0.10,
+    "plain": 0.15,
+    "curt": 0.15,
     "rude": 0.15,
-    "off": 0.13,
-    "rambling": 0.14,
-    "repetitive": 0.13,
+    "off": 0.15,
+    "rambling": 0.15,
+    "repetitive": 0.15,
 }
 
 # Per style: openings, bodies, closings. {matter} is the situation's name for the trouble, {step} a step
