@@ -98,11 +98,11 @@ def start(data: Path, postgres: bool = True, redis: bool = True) -> None:
 
 
 def stop(data: Path) -> None:
-    if _running(data / "postgres" / "postmaster.pid"):
-        _postgres("pg_ctl", data, "stop", "-w", "-t", str(START_SECONDS), "-m", "fast")
     if pid := _running(data / "redis" / "valkey.pid"):
         os.kill(pid, signal.SIGTERM)
         _wait_until(lambda: not _redis_answers(data))
+    if _running(data / "postgres" / "postmaster.pid"):
+        _postgres("pg_ctl", data, "stop", "-w", "-t", str(START_SECONDS), "-m", "fast")
 
 
 @contextmanager

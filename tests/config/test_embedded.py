@@ -26,9 +26,9 @@ release()
 
 
 @pytest.fixture
-def data(tmp_path):
-    yield tmp_path
-    embedded.stop(tmp_path)
+def data(folder):
+    yield folder
+    embedded.stop(folder)
 
 
 def hold_elsewhere(data):
@@ -104,8 +104,8 @@ def test_a_killed_server_is_started_again_with_its_data(data):
     release()
 
 
-def test_a_data_folder_with_a_long_path_still_gets_sockets(tmp_path):
-    data = tmp_path / ("long-name-" * 12)
+def test_a_data_folder_with_a_long_path_still_gets_sockets(folder):
+    data = folder / ("long-name-" * 12)
     data.mkdir()
     release = embedded.hold(data)
     assert answers(data)

@@ -49,22 +49,22 @@ def processes_of(data):
     return found
 
 
-def test_it_answers_heals_and_stops_without_a_trace(tmp_path):
+def test_it_answers_heals_and_stops_without_a_trace(folder):
     port = free_port()
     environment = {
         name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")
     }
     environment |= {
-        "TASTEMAKER_DATA": str(tmp_path),
+        "TASTEMAKER_DATA": str(folder),
         "PORT": str(port),
         "DJANGO_SETTINGS_MODULE": "config.settings",
     }
-    with (tmp_path / "up.log").open("w") as log:
+    with (folder / "up.log").open("w") as log:
         up = subprocess.Popen(
             [sys.executable, "manage.py", "up"], cwd=ROOT, env=environment, stdout=log, stderr=log
         )
     try:
-        assert wait_for(lambda: answers(port)), (tmp_path / "up.log").read_text()
+        assert wait_for(lambda: answers(port)), (folder / "up.log").read_text()
         names = [" ".join(child.cmdline()) for child in psutil.Process(up.pid).children()]
         for part in ("gunicorn", "--queues default", "--queues gpu --concurrency 1", " beat "):
             assert any(part in name for name in names), part
@@ -72,13 +72,13 @@ def test_it_answers_heals_and_stops_without_a_trace(tmp_path):
         web = next(
             child for child in psutil.Process(up.pid).children() if "gunicorn" in " ".join(child.cmdline())
         )
-        os.kill(int((tmp_path / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+        os.kill(int((folder / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
         os.kill(web.pid, signal.SIGKILL)
-        assert wait_for(lambda: answers(port)), (tmp_path / "up.log").read_text()
-        assert "web ended with code -9; it is started again" in (tmp_path / "up.log").read_text()
+        assert wait_for(lambda: answers(port)), (folder / "up.log").read_text()
+        assert "web ended with code -9; it is started again" in (folder / "up.log").read_text()
 
         up.send_signal(signal.SIGINT)
-        assert up.wait(timeout=60) == 0, (tmp_path / "up.log").read_text()
-        assert wait_for(lambda: not processes_of(tmp_path), 5), processes_of(tmp_path)
+        assert up.wait(timeout=60) == 0, (folder / "up.log").read_text()
+        assert wait_for(lambda: not processes_of(folder), 5), (folder / "up.log").read_text()
     finally:
         up.kill()
