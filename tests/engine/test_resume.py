@@ -106,6 +106,17 @@ def test_a_torn_checkpoint_is_skipped_for_the_one_before(engine, case):
     assert engine.weights("whole") == first
 
 
+def test_resumed_right_before_a_guard_stops_it_a_run_still_knows_its_last_good_policy(engine, llama, prompts):
+    settings = PPO | {"model": llama, "prompts": prompts, "kl_budget_nats": 1.0, "checkpoint_every_steps": 1}
+    assert engine.run("ppo", "out", **settings) == 3
+    weights, result = engine.weights("out"), engine.result("out")
+    (engine.folder / "out" / "result.json").unlink()
+    (engine.folder / "out" / "model" / "model.safetensors").unlink()
+    assert engine.run("ppo", "out", **settings) == 3
+    assert engine.weights("out") == weights
+    assert engine.result("out") == result
+
+
 def test_a_finished_run_is_not_run_again(engine, llama, prompts):
     settings = {"model": llama, "prompts": prompts}
     assert engine.run("generate", "out", **settings) == 0
