@@ -27,11 +27,20 @@ from labeling.models import Membership, Project, User
 from training import loop
 from training.demo import gold
 from training.demo.project import make_project
-from training.models import Round, Run
+from training.models import LoopSettings, Round, Run
 
 SILENCE_SECONDS = 900  # a stage in which nothing moves for so long has failed
 POLL_SECONDS = 0.5
 INTERVAL_DRAWS = 2000
+
+
+# For models from which no quality is asked: the gates measure, and refuse nothing.
+NO_REFUSALS = {
+    "minimum_accuracy_bound": 0.0,
+    "minimum_win_rate_bound": 0.0,
+    "maximum_identical_share": 1.0,
+    "minimum_ended_share": 0.0,
+}
 
 
 class RehearsalFailed(RuntimeError):
@@ -47,6 +56,7 @@ class Rehearsal:
     annotators: int = 4
     policy: str = ""
     prompts: Path | None = None
+    lenient: bool = False
     say: Callable[[str], object] = print
     people: list["SimulatedAnnotator"] = field(default_factory=list)
 
@@ -81,8 +91,8 @@ class Rehearsal:
         slug = f"rehearsal-{timezone.now():%m%d-%H%M%S}-{secrets.token_hex(2)}"
         manager = User.objects.create_user(f"{slug}-manager", password=secrets.token_urlsafe(24))
         project = make_project(slug, f"Rehearsal, seed {self.seed}", manager, self.policy, self.prompts)
-        project.loop_settings.comparisons_per_round = self.judgments
-        project.loop_settings.save(update_fields=["comparisons_per_round"])
+        changes = {"comparisons_per_round": self.judgments} | (NO_REFUSALS if self.lenient else {})
+        LoopSettings.objects.filter(project=project).update(**changes)
         for number in range(1, self.annotators + 1):
             password = secrets.token_urlsafe(24)
             person = User.objects.create_user(f"{slug}-{number}", password=password)

@@ -33,6 +33,11 @@ class Command(BaseCommand):
             "--policy", default="", help="first policy: a folder or hub name (default: the demo policy)"
         )
         parser.add_argument("--prompts", type=Path, help="prompts as JSON Lines (default: the demo's)")
+        parser.add_argument(
+            "--lenient",
+            action="store_true",
+            help="let the gates measure and refuse nothing, for a model that is only to get through",
+        )
         parser.add_argument("--report", type=Path, help="also write the report to this file, indented")
 
     def handle(self, **options: Any) -> None:
@@ -44,7 +49,7 @@ class Command(BaseCommand):
             address = stack.enter_context(running_installation(self.say))
             rehearsal = Rehearsal(
                 address, options["rounds"], options["judgments"], options["seed"], options["annotators"],
-                options["policy"], options["prompts"], self.say,
+                options["policy"], options["prompts"], options["lenient"], self.say,
             )  # fmt: skip
             try:
                 outcome = rehearsal.run()
