@@ -138,7 +138,7 @@ def test_the_noise_ceiling_is_what_a_perfect_judge_reaches():
         if said.verdict == "preferred"
     ]
     assert abs(statistics.mean(right) - noise_ceiling(pairs)) < 0.015
-    assert 0.86 < noise_ceiling(pairs) < 0.93
+    assert 0.88 < noise_ceiling(pairs) < 0.94
 
 
 def test_always_helpful_and_warm_beats_the_first_policys_mixture():

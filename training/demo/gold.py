@@ -60,8 +60,8 @@ STOP_WORDS = frozenset(
 )
 
 # One judgment's noise in points: a difference of this many points is preferred with 73 %. At this
-# value a perfect judge agrees with 90 % of the judgments on pairs that the first policy writes.
-TEMPERATURE = 0.6
+# value a perfect judge agrees with 90 % of the judgments of a rehearsal, over both of its rounds.
+TEMPERATURE = 0.5
 # Differences (in units of the noise) below which an annotator says tie, clearly better, much better.
 TIE_WIDTH, CLEAR_WIDTH, STRONG_WIDTH = 0.1, 2.0, 4.5
 BAD_SCORE = -1.5
