@@ -132,11 +132,11 @@ def test_the_noise_ceiling_is_what_a_perfect_judge_reaches():
         request = grammar.draw_request(rng)
         pairs.append((request.text, *(grammar.answer(request, grammar.draw_style(rng), rng) for _ in "ab")))
     answers = [gold_preference(*pair, rng) for pair in pairs]
-    right = [
-        gold_score(p, (a, b)[said.preferred]) >= gold_score(p, (b, a)[said.preferred])
-        for (p, a, b), said in zip(pairs, answers, strict=True)
-        if said.verdict == "preferred"
-    ]
+    right = []
+    for (prompt, first, second), said in zip(pairs, answers, strict=True):
+        gap = gold_score(prompt, first) - gold_score(prompt, second)
+        if said.verdict == "preferred":
+            right.append(0.5 if gap == 0 else float((gap > 0) == (said.preferred == 0)))
     assert abs(statistics.mean(right) - noise_ceiling(pairs)) < 0.015
     assert 0.88 < noise_ceiling(pairs) < 0.94
 
