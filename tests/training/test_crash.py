@@ -17,7 +17,7 @@ from training import launch, runs, tasks
 from training.models import Metric, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
-STEPS = 30
+STEPS = 60
 
 
 @pytest.fixture
