@@ -85,7 +85,8 @@ def manager_pages(browser: Browser, manager: Person) -> str:
         take(page, f"/p/{slug}/data/", "data")
         take(page, f"/p/{slug}/versions/", "versions")
         take(page, f"/p/{slug}/runs/", "runs")
-        runs = page.locator("main a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+        rows = page.locator("main tr", has_text="ppo").locator("a")  # the run with most to see
+        runs = rows.evaluate_all("links => links.map(link => link.getAttribute('href'))")
         shown = [href for href in runs if re.fullmatch(rf"/p/{slug}/runs/\d+/", href or "")]
         if shown:
             take(page, shown[0], "run", full_page=True)
