@@ -37,6 +37,7 @@ INTERVAL_DRAWS = 2000
 # For models from which no quality is asked: the gates measure, and refuse nothing.
 NO_REFUSALS = {
     "minimum_accuracy_bound": 0.0,
+    "minimum_held_out_pairs": 1,
     "minimum_win_rate_bound": 0.0,
     "maximum_identical_share": 1.0,
     "minimum_ended_share": 0.0,

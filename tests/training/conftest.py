@@ -64,7 +64,7 @@ def tiny_policy(tmp_path_factory):
             num_hidden_layers=1,
             num_attention_heads=2,
             num_key_value_heads=2,
-            max_position_embeddings=128,
+            max_position_embeddings=160,
             pad_token_id=0,
             bos_token_id=1,
             eos_token_id=2,

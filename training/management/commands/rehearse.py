@@ -10,6 +10,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from config.supervisor import running_installation
+from training.engine.config import EngineError
 from training.rehearsal import Rehearsal, RehearsalFailed
 
 
@@ -53,7 +54,7 @@ class Command(BaseCommand):
             )  # fmt: skip
             try:
                 outcome = rehearsal.run()
-            except RehearsalFailed as error:
+            except (RehearsalFailed, EngineError) as error:
                 raise CommandError(str(error)) from error
         if options["report"]:
             options["report"].write_text(json.dumps(outcome, indent=2) + "\n")
