@@ -19,6 +19,7 @@ def main(paths: list[Path]) -> None:
     parts = [frame(rounds)]
     for number, report in enumerate(reports):
         parts.append(curve(report, rounds, COLOURS[number % len(COLOURS)], number - (len(reports) - 1) / 2))
+    parts += labels(reports)
     target = Path(__file__).parent / "images" / "learning-curve.svg"
     target.write_text("\n".join([*parts, "</svg>", ""]))
     print(target)
@@ -48,13 +49,28 @@ def frame(rounds: int) -> str:
         )
     goal = y_of(0.85)
     lines.append(f'<path d="M{LEFT} {goal:.1f}H{WIDTH - RIGHT}" stroke="#a35a00" stroke-dasharray="5 4"/>')
-    lines.append(f'<text x="{WIDTH - RIGHT + 6}" y="{goal + 4:.1f}" fill="#a35a00">to reach: 85 %</text>')
+    lines.append(f'<text x="{LEFT + 6}" y="{goal - 6:.1f}" fill="#a35a00">to reach: 85 %</text>')
     for turn in range(rounds + 1):
         label = "first policy" if turn == 0 else f"after round {turn}"
         lines.append(
             f'<text x="{x_of(turn, rounds):.1f}" y="{HEIGHT - 16}" text-anchor="middle" fill="#6b665e">{label}</text>'
         )
     return "\n".join(lines)
+
+
+def labels(reports: list[dict]) -> list[str]:
+    """A name beside each curve's end, as near as the others leave room."""
+    last = [
+        (y_of(report["rounds"][-1]["gold_win_rate"]), number, report) for number, report in enumerate(reports)
+    ]
+    lines, lowest = [], 0.0
+    for wanted, number, report in sorted(last, key=lambda entry: entry[0]):
+        lowest = max(wanted + 4, lowest + 16)
+        colour = COLOURS[number % len(COLOURS)]
+        lines.append(
+            f'<text x="{WIDTH - RIGHT + 8}" y="{lowest:.1f}" fill="{colour}">seed {report["seed"]}</text>'
+        )
+    return lines
 
 
 def curve(report: dict, rounds: int, colour: str, shift: float) -> str:
@@ -71,10 +87,6 @@ def curve(report: dict, rounds: int, colour: str, shift: float) -> str:
             f'<path d="M{x:.1f} {y_of(low):.1f}V{y_of(high):.1f}" stroke="{colour}" stroke-width="1.4" opacity="0.6"/>'
         )
         lines.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
-    label_y = points[-1][1] + 4 + 15 * shift
-    lines.append(
-        f'<text x="{points[-1][0] + 14:.1f}" y="{label_y:.1f}" fill="{colour}">seed {report["seed"]}</text>'
-    )
     return "\n".join(lines)
 
 
