@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 330, 56, 150, 46, 44
-COLOURS = ("#0b6e66", "#2f5fc2", "#8d3f9e")
+COLOURS = ("#0b6e66", "#2f5fc2", "#8d3f9e", "#6b665e")
 LEAST, MOST = 0.4, 1.0
 
 
