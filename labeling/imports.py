@@ -267,6 +267,10 @@ def _parse_comparison(project: Project, row: dict[str, Any]) -> Draft:
         raise ValidationError({"chosen": "is missing; so are response_a and completions"})
     if draft.verdict and len({(each.author, each.text_hash) for each in draft.completions}) < 2:
         raise ValidationError({"rejected": "is the same text by the same author as the chosen one"})
+    if draft.ranking and len({each.text_hash for each in draft.completions}) < 2:
+        raise ValidationError(
+            {"rejected": "is the same text as the chosen one; only a tie can be said of the two"}
+        )
     return draft
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from tests.engine.conftest import TOY, write_rows
 from training.engine.__main__ import main
@@ -174,6 +175,13 @@ def test_bad_data_ends_with_code_2_before_any_weights_load(engine, tmp_path, lla
     data = write_rows(tmp_path / "train.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "b"}])
     assert engine.run("reward", "out", model=llama, train_data=data) == 2
     assert "train.jsonl line 1: chosen and rejected are the same text" in capsys.readouterr().err
+
+
+def test_a_tie_of_two_equal_answers_is_no_contradiction():
+    same = {"prompt": "a", "chosen": "b", "rejected": "b"}
+    assert PreferenceRecord.model_validate(same | {"tie": True}).tie
+    with pytest.raises(ValidationError, match="the same text"):
+        PreferenceRecord.model_validate(same | {"strength": 1})
 
 
 def test_missing_files_and_folders_are_named(engine, llama, prompts, capsys, tmp_path):

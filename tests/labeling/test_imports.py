@@ -227,6 +227,13 @@ def test_people_who_disagree_are_both_kept(project):
     assert Completion.objects.count() == 2
 
 
+SAME_ANSWER = {"prompt": "x", "response_a": "a", "response_b": "a", "model_a": "one", "model_b": "other"}
+
+
+def test_the_same_answer_of_two_models_can_be_a_tie(project):
+    assert import_comparisons(lines(SAME_ANSWER | {"preferred": "tie"}), project).judgments_added == 1
+
+
 @pytest.mark.parametrize(
     ("row", "field", "reason"),
     [
@@ -234,6 +241,7 @@ def test_people_who_disagree_are_both_kept(project):
         ({"prompt": "x", "chosen": "a"}, "rejected", "is missing"),
         ({"prompt": "x", "chosen": "a", "rejected": 1}, "rejected", "must be a text"),
         ({"prompt": "x", "chosen": "a", "rejected": "a"}, "rejected", "is the same text"),
+        (SAME_ANSWER | {"preferred": "a"}, "rejected", "only a tie"),
         ({"prompt": "x", "chosen": "a", "rejected": "b", "strength": 9}, "strength", "from 1 to 3"),
         ({"prompt": "x", "chosen": "a", "rejected": "b", "strength": "2"}, "strength", "from 1 to 3"),
         ({"prompt": "x", "chosen": "a", "rejected": "b", "tie": "yes"}, "tie", "true or false"),

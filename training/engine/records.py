@@ -79,7 +79,8 @@ class PreferenceRecord(PromptRecord):
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
-        if self.chosen == self.rejected:
+        # Two models may give the same answer, and people then say tie, which is true and teaches nothing.
+        if self.chosen == self.rejected and not self.tie and self.strength != 0:
             raise ValueError("chosen and rejected are the same text")
         return self
 
