@@ -8,16 +8,16 @@ COMMON: dict[str, Any] = {
     "threads": 1,
     "max_prompt_tokens": 64,
     "max_completion_tokens": 80,
-    "micro_batch_tokens": 8192,
+    "micro_batch_tokens": 1024,  # what the processor's cache holds; 8192 takes a quarter longer
 }
 REWARD: dict[str, Any] = {**COMMON, "epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
 PPO: dict[str, Any] = {
     **COMMON,
-    "steps": 24,
+    "steps": 32,
     "batch_size": 64,
     "minibatch_size": 32,
     "epochs": 2,
-    "learning_rate": 3e-4,
+    "learning_rate": 5e-4,
     "critic_learning_rate": 1e-3,
     "critic_warmup_steps": 2,
     "kl_coefficient": 0.05,

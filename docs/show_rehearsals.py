@@ -1,7 +1,7 @@
-"""Draws docs/images/learning-curve.svg from reports of rehearsals.
+"""Puts reports of rehearsals into the README, as a table and samples, and into docs/images/learning-curve.svg.
 
-.venv/bin/python manage.py rehearse --rounds 2 --seed 101 --report docs/rehearsals/seed-101.json
-.venv/bin/python docs/draw_learning_curve.py docs/rehearsals/*.json
+.venv/bin/python manage.py rehearse --rounds 2 --seed 505 --report docs/rehearsals/seed-505.json
+.venv/bin/python docs/show_rehearsals.py docs/rehearsals/*.json
 """
 
 import json
@@ -11,18 +11,62 @@ from pathlib import Path
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 330, 56, 150, 46, 44
 COLOURS = ("#0b6e66", "#2f5fc2", "#8d3f9e", "#6b665e")
 LEAST, MOST = 0.4, 1.0
+HERE = Path(__file__).parent
+TABLE_HEAD = (
+    "| seed | round | reward model, held out | noise ceiling | gold win rate | gold score, first to new | KL, nats | seconds |",
+    "|---|---|---|---|---|---|---|---|",
+)
 
 
 def main(paths: list[Path]) -> None:
     reports = [json.loads(path.read_text()) for path in paths]
+    draw_curve(reports)
+    readme = HERE.parent / "README.md"
+    text = readme.read_text()
+    text = between(
+        text, "rehearsal", "\n".join([*TABLE_HEAD, *(row for each in reports for row in rows(each))])
+    )
+    readme.write_text(between(text, "samples", "\n".join(samples(reports[0]))))
+
+
+def between(text: str, name: str, content: str) -> str:
+    """The text with what stands between the comments `name` and `/name` replaced."""
+    before, rest = text.split(f"<!-- {name} -->\n", 1)
+    after = rest.split(f"<!-- /{name} -->", 1)[1]
+    return f"{before}<!-- {name} -->\n{content}\n<!-- /{name} -->{after}"
+
+
+def rows(report: dict) -> list[str]:
+    """A line of the table for each round."""
+    return [
+        f"| {report['seed']} | {turn['round']} | {with_interval(turn, 'reward_accuracy')} | {turn['noise_ceiling']:.2f} "
+        f"| {with_interval(turn, 'gold_win_rate')} | {turn['gold_score_first_policy']:.2f} to {turn['gold_score']:.2f} "
+        f"| {turn['kl_nats']:.1f} of {turn['kl_budget_nats']:g} | {sum(turn['seconds'].values()):.0f} |"
+        for turn in report["rounds"]
+    ]
+
+
+def with_interval(turn: dict, name: str) -> str:
+    low, high = turn[f"{name}_interval"]
+    return f"{turn[name]:.2f} ({low:.2f} to {high:.2f})"
+
+
+def samples(report: dict) -> list[str]:
+    """What the first and the last policy say to the same customers."""
+    head = ["| customer | first policy | after two rounds |", "|---|---|---|"]
+    return head + [
+        f"| {each['prompt']} | {each['before']} | {each['after']} |"
+        for each in report["rounds"][-1]["samples"]
+    ]
+
+
+def draw_curve(reports: list[dict]) -> None:
     rounds = max(len(report["rounds"]) for report in reports)
     parts = [frame(rounds)]
     for number, report in enumerate(reports):
         parts.append(curve(report, rounds, COLOURS[number % len(COLOURS)], number - (len(reports) - 1) / 2))
     parts += labels(reports)
-    target = Path(__file__).parent / "images" / "learning-curve.svg"
-    target.write_text("\n".join([*parts, "</svg>", ""]))
-    print(target)
+    (HERE / "images" / "learning-curve.svg").write_text("\n".join([*parts, "</svg>", ""]))
 
 
 def x_of(turn: float, rounds: int) -> float:
