@@ -187,6 +187,7 @@ class LoopForm(forms.ModelForm):
             "first_policy_share",
             "eval_share",
             "kl_budget_nats",
+            "start_from_first",
             "minimum_accuracy_bound",
             "minimum_held_out_pairs",
             "minimum_win_rate_bound",
@@ -200,6 +201,7 @@ class LoopForm(forms.ModelForm):
             "eval_share": "Share on held-out prompts",
             "first_policy_share": "Share of the first policy",
             "kl_budget_nats": "KL budget, nats",
+            "start_from_first": "Start each round from the first policy",
             "minimum_accuracy_bound": "Accuracy, lower bound",
             "minimum_held_out_pairs": "Held-out pairs",
             "minimum_win_rate_bound": "Win rate, lower bound",
@@ -219,8 +221,9 @@ class LoopForm(forms.ModelForm):
         """The fields in the order of a round."""
         return [
             ("Collecting", [self[name] for name in self._meta.fields[:5]]),
-            ("Gates", [self[name] for name in self._meta.fields[5:11]]),
-            ("Running", [self[name] for name in self._meta.fields[11:]]),
+            ("Training", [self[name] for name in self._meta.fields[5:7]]),
+            ("Gates", [self[name] for name in self._meta.fields[7:12]]),
+            ("Running", [self[name] for name in self._meta.fields[12:]]),
         ]
 
     def clean_overrides(self) -> dict[str, Any]:

@@ -317,7 +317,12 @@ def _reward_gate(round: Round, settings: LoopSettings) -> str | Halt:
 
 
 def _policy(round: Round, settings: LoopSettings) -> str | None:
-    """PPO from the policy in use, held close to the first one."""
+    """PPO from the policy in use, or from the first one again; held close to the first one either way.
+
+    A policy that a young reward model led to one kind of answer samples no other, so a better reward model cannot
+    lead it on: what it never tries is never rewarded. From the first policy the way is open again.
+    """
+    start = settings.first_policy if settings.start_from_first else round.policy
 
     def values() -> dict[str, Any]:
         rng = random.Random(round.seed)
@@ -330,7 +335,7 @@ def _policy(round: Round, settings: LoopSettings) -> str | None:
             "kl_budget_nats": settings.kl_budget_nats,
         }
 
-    run = _run(round, settings, "ppo", values, input_model=round.policy, reward_model=round.reward)
+    run = _run(round, settings, "ppo", values, input_model=start, reward_model=round.reward)
     if run.status != Run.Status.DONE:
         return None
     round.new_policy = run.model_version

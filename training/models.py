@@ -215,6 +215,11 @@ class LoopSettings(models.Model):
         validators=SHARE,
         help_text="From round 2 on, the share of candidates that the first policy writes.",
     )
+    start_from_first = models.BooleanField(
+        default=False,
+        help_text="Each round trains its policy anew from the first one, with the reward model that knows more. "
+        "Off: from the policy in use.",
+    )
     eval_share = models.FloatField(
         default=0.2,
         validators=SHARE,

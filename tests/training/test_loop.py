@@ -304,6 +304,14 @@ def test_ppo_starts_from_the_policy_in_use_and_is_held_to_the_first(judged, loop
     assert run.config["steps"] == 3, "the loop's own settings of the engine"
 
 
+def test_ppo_starts_from_the_first_policy_where_the_loop_says_so(judged, loop_settings):
+    better = runs.register(judged.project, "policy", "models/better", "")
+    Round.objects.filter(pk=judged.pk).update(policy=better)
+    LoopSettings.objects.update(start_from_first=True)
+    through_the_reward_gate(judged)
+    assert latest(judged, "ppo").input_model == loop_settings.first_policy
+
+
 def test_a_manager_rolls_back_and_it_is_recorded(judged, loop_settings, alice):
     through_the_policy_gate(through_the_reward_gate(judged))
     loop.promote(loop_settings.first_policy, alice)

@@ -19,6 +19,7 @@ LOOP = {
     "first_policy_share": 0.34,
     "eval_share": 0.25,
     "kl_budget_nats": 15.0,
+    "start_from_first": True,
 }
 GUIDELINES = """\
 You read a customer's message and two answers. Choose the answer that you would rather get as that customer.

@@ -20,7 +20,7 @@ PPO: dict[str, Any] = {
     "learning_rate": 5e-4,
     "critic_learning_rate": 1e-3,
     "critic_warmup_steps": 2,
-    "kl_coefficient": 0.05,
+    "kl_coefficient": 0.1,
     "kl_target_nats": 6.0,
     "kl_budget_nats": 15.0,
 }
