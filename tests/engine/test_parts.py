@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from tests.engine.conftest import LIMITS, TOY, make_llama, scorer_of, write_rows
 from tests.engine.test_training import PPO, REWARD, players_of, rollout_of, taste
-from training.engine import ppo
+from training.engine import online, ppo
 from training.engine.config import EngineError, Ppo, Sft
 from training.engine.generation import Completion
 from training.engine.networks import generator, learning_rate, reset_head, trained_parameters
@@ -108,13 +108,13 @@ def test_the_critic_starts_from_the_reward_model_with_values_of_zero(engine, lla
     trunk = AutoModelForSequenceClassification.from_pretrained(judge).base_model.state_dict()
     for name, weight in players.critic.model.base_model.state_dict().items():
         assert torch.equal(weight, trunk[name])
-    assert not rollout_of(config, players).values.any()
+    assert not ppo.foresee(players.critic, rollout_of(config, players), config).any()
 
 
 def test_in_the_warm_up_only_the_critic_learns(llama):
     config, players = players_of(llama, critic_warmup_steps=2)
-    before = ppo._copy(trained_parameters(players.policy.model))
-    critic = ppo._copy(trained_parameters(players.critic.model))
+    before = online.copy_weights(trained_parameters(players.policy.model))
+    critic = online.copy_weights(trained_parameters(players.critic.model))
     ppo.learn(players, rollout_of(config, players), 1, 0.05, config)
     assert all(
         torch.equal(before[name], now) for name, now in trained_parameters(players.policy.model).items()
@@ -169,7 +169,7 @@ def test_a_reward_model_with_adapters_keeps_its_head(engine, llama, tmp_path):
 def test_prompts_are_walked_through_without_leaving_any_out():
     prompts = [PromptRecord(prompt=[{"role": "user", "content": text}]) for text in "abcde"]
     config = Ppo(model="-", prompts="-", **LIMITS | PPO | {"batch_size": 6, "samples_per_prompt": 2})
-    walked = [prompt.text for step in range(5) for prompt in ppo._batch_prompts(prompts, step, config)]
+    walked = [prompt.text for step in range(5) for prompt in online.batch_prompts(prompts, step, config)]
     assert walked[::2] == walked[1::2]  # two completions of each, side by side
     assert sorted(walked[:10:2]) == sorted(walked[10:20:2]) == list("abcde")  # each epoch has all
     assert walked[:10] != walked[10:20]

@@ -2,17 +2,18 @@
 
 import dataclasses
 import json
+import tempfile
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.engine.conftest import LIMITS, TOY, policy_of, scorer_of, write_rows
-from training.engine import ppo, sft
+from training.engine import online, ppo, sft
 from training.engine.batches import Tokens, make_batch
 from training.engine.config import Ppo, Reward, Sft
 from training.engine.guards import GuardStop, check_rollout, check_start, text_metrics
-from training.engine.networks import settle, trained_parameters
+from training.engine.networks import trained_parameters
 from training.engine.records import PromptRecord
 from training.engine.reward_model import Pair, update
 from training.engine.updates import Updater
@@ -48,15 +49,16 @@ class NoWorkspace:
 
 
 def players_of(folder, **changes):
-    config = Ppo(model=folder, prompts="-", **LIMITS | PPO | changes)
-    from training.engine.rewards import load_callables
-
-    return config, ppo._load_players(config, load_callables(config.rewards), settle(config), NoWorkspace())
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        file.write('{"prompt": "a"}\n')
+        file.flush()
+        config = Ppo(model=folder, prompts=file.name, **LIMITS | PPO | changes)
+        return config, ppo.load_ppo_players(config, NoWorkspace())[1]
 
 
 def rollout_of(config, players, step=1):
     prompts = [PromptRecord(prompt=[{"role": "user", "content": text}]) for text in "abcdefgh"]
-    return ppo.collect(players, ppo._batch_prompts(prompts, step, config), step, config, NoWorkspace())
+    return online.collect(players, online.batch_prompts(prompts, step, config), step, config, NoWorkspace())
 
 
 def gradients(weights):
@@ -71,7 +73,8 @@ def test_before_the_first_step_the_ratio_is_1_and_the_kl_0(name, request):
     config, players = players_of(request.getfixturevalue(name))
     rollout = rollout_of(config, players)
     assert rollout.metrics["exact_kl"] == 0.0 and rollout.metrics["kl"] == 0.0
-    lesson = ppo.Lesson(torch.ones_like(rollout.values), rollout.values)
+    zeros = torch.zeros_like(rollout.logprobs)
+    lesson = ppo.Lesson(zeros + 1, zeros, zeros)
     sums = ppo.accumulate_gradients(players, rollout, lesson, range(32), True, config)
     assert sums["ratio_error"] < 1e-5
     assert rollout.metrics["sampling_gap"] < 1e-5
@@ -97,7 +100,7 @@ def test_a_reference_that_should_be_the_policy_and_is_not_is_found_out():
 def test_gradients_of_ppo_do_not_depend_on_passes_or_on_the_order_of_rows(llama):
     config, players = players_of(llama, value_clip_range=0.2, entropy_coefficient=0.01)
     rollout = rollout_of(config, players)
-    lesson = ppo.Lesson(torch.randn_like(rollout.values), torch.randn_like(rollout.values))
+    lesson = ppo.Lesson(*torch.randn(3, len(rollout.logprobs)))
     weights = trained_parameters(players.policy.model) | {
         f"critic.{name}": weight for name, weight in trained_parameters(players.critic.model).items()
     }
@@ -121,8 +124,8 @@ def test_the_ppo_gradient_is_that_of_a_plain_loop(llama):
     with torch.no_grad():  # Move away from the policy that sampled, so that some tokens are clipped.
         for weight in trained_parameters(players.policy.model).values():
             weight.add_(torch.randn_like(weight) * 0.02)
-    advantages = torch.randn_like(rollout.values)
-    lesson = ppo.Lesson(advantages, rollout.values)
+    advantages = torch.randn_like(rollout.logprobs)
+    lesson = ppo.Lesson(advantages, advantages, advantages)
     sums = ppo.accumulate_gradients(players, rollout, lesson, range(8), True, config)
     weights = trained_parameters(players.policy.model)
     ours = gradients(weights)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from training.engine.config import Ppo
+from training.engine.online_settings import Online
 
 EOS_FALL = 0.5  # Greatest fall of the share of completions that end by themselves.
 
@@ -51,7 +51,7 @@ def check_start(ratio_error: float, kl: float | None, tolerance: float) -> None:
         )
 
 
-def check_rollout(metrics: Mapping[str, float], first: Mapping[str, float], config: Ppo) -> None:
+def check_rollout(metrics: Mapping[str, float], first: Mapping[str, float], config: Online) -> None:
     """Raise GuardStop when what the policy now writes breaks a limit; `first` is its start."""
     kl = metrics["exact_kl"]
     if not all(map(math.isfinite, (kl, metrics["entropy"], metrics["reward"]))):

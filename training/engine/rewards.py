@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from training.engine.batches import Encoder, Tokens
-from training.engine.config import CallableReward, EngineError, Ppo
+from training.engine.config import CallableReward, EngineError
 from training.engine.events import EventLog
 from training.engine.generation import Completion
 from training.engine.networks import Policy, Scorer, same_tokenizer
+from training.engine.online_settings import Online
 from training.engine.records import PromptRecord
 
 RewardFunction = Callable[[list[str], list[str]], list[float]]
@@ -34,7 +35,7 @@ class Rewards:
     """Scores completions by every term of the config."""
 
     def __init__(
-        self, config: Ppo, functions: Sequence[RewardFunction], scorer: Scorer | None, policy: Policy
+        self, config: Online, functions: Sequence[RewardFunction], scorer: Scorer | None, policy: Policy
     ) -> None:
         self._config = config
         self._functions = functions

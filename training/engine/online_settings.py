@@ -1,0 +1,166 @@
+"""What can be set for the methods that learn from their own samples, and for the rewards they learn by."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from training.engine.settings import Training
+
+
+class CallableReward(BaseModel):
+    """A reward computed by a Python function `function(prompts, completions) -> list of numbers`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    kind: Literal["callable"] = Field("callable", description="The sort of term: a Python callable.")
+    path: str = Field(
+        pattern=r"^[\w.]+:\w+$", description="Where the function is: `package.module:function`."
+    )
+    weight: float = Field(1.0, description="Factor on the term before terms are added.")
+
+
+class Online(Training):
+    """What every method that learns from its own samples is told."""
+
+    reference_model: str | None = Field(
+        None, description="Policy that the KL divergence is measured against; null takes `model`."
+    )
+    reward_model: str | None = Field(
+        None,
+        description="Reward model to please, which the critic starts from as well: a folder; null takes "
+        "`rewards` alone.",
+        examples=["path/to/reward_model"],
+    )
+    rewards: tuple[CallableReward, ...] = Field(
+        (), strict=False, description="Further terms of the reward, each with its weight."
+    )
+    prompts: str = Field(
+        min_length=1,
+        description="Prompts to sample for: JSON Lines with prompt as text or messages.",
+        examples=["path/to/prompts.jsonl"],
+    )
+    steps: int = Field(
+        60, ge=1, le=1_000_000, description="Iterations: each samples a batch, then learns from it."
+    )
+    batch_size: int = Field(128, ge=2, description="Completions sampled per iteration.")
+    samples_per_prompt: int = Field(1, ge=1, le=64, description="Completions of each prompt in a batch.")
+    minibatch_size: int = Field(
+        64, ge=1, description="Completions per optimiser update; no more than the batch has."
+    )
+    epochs: int = Field(2, ge=1, le=20, description="Times each batch is learned from.")
+    temperature: float = Field(
+        1.0, gt=0, le=10, description="Sampling temperature; divides the logits in every place."
+    )
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Highest learning rate of the policy; null suits its size: 0.4 / sqrt(parameters), "
+        "at most 3e-4; ten times that for adapters.",
+    )
+    clip_range: float = Field(
+        0.2, gt=0, lt=1, description="How far the probability ratio of a token may leave 1 and still teach."
+    )
+    entropy_coefficient: float = Field(
+        0.0, ge=0, le=1, description="Weight of the entropy bonus, per nat and token."
+    )
+    update_kl_limit_nats: float | None = Field(
+        None,
+        gt=0,
+        description="KL per completion between the old and the new policy, in nats, at which an iteration stops "
+        "learning; null: a tenth of the budget.",
+    )
+    kl_coefficient: float = Field(
+        0.05, ge=0, le=100, description="First price of KL to the reference, in reward per nat."
+    )
+    kl_target_nats: float | None = Field(
+        None,
+        gt=0,
+        description="KL per completion, in nats, that the price is steered to; null: 0.6 of the budget.",
+    )
+    kl_horizon: int = Field(
+        1000,
+        ge=1,
+        description="Completions over which the price of KL can change by a factor of about 1.2.",
+    )
+    kl_budget_nats: float = Field(
+        10.0,
+        gt=0,
+        description="Greatest exact KL to the reference, in nats per completion; beyond it the run stops.",
+    )
+    missing_eos_penalty: float = Field(
+        1.0, ge=0, description="Taken from the reward of a completion that was cut before its end."
+    )
+    reward_clip: float = Field(
+        5.0, gt=0, description="Rewards are limited to plus and minus this, in deviations."
+    )
+    min_distinct_2: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="Smallest share of distinct word pairs over a batch; less stops the run.",
+    )
+    max_identical_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Greatest share of a batch that may be one and the same completion; more stops the run.",
+    )
+    max_repeated_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Greatest share of repeated 3-grams within completions; more stops the run.",
+    )
+    min_entropy: float = Field(
+        0.005, ge=0, description="Smallest entropy, in nats per token; less stops the run."
+    )
+    checkpoint_every_steps: int = Field(
+        5, ge=1, description="Iterations between two checkpoints; at most so many are lost to a crash."
+    )
+
+    @property
+    def kl_target(self) -> float:
+        """Nats per completion; below the budget, so that the price acts before the guard does."""
+        return self.kl_target_nats or 0.6 * self.kl_budget_nats
+
+    @property
+    def first_policy_step(self) -> int:
+        """The iteration in which the policy begins to learn."""
+        return 0
+
+    @property
+    def update_kl_limit(self) -> float:
+        """Nats per completion; long completions add up what each token moves."""
+        return self.update_kl_limit_nats or 0.1 * self.kl_budget_nats
+
+    @model_validator(mode="after")
+    def _check_rewards(self) -> Self:
+        if self.reward_model is None and not self.rewards:
+            raise ValueError("reward_model: name a reward model, or give at least one of `rewards`")
+        if self.batch_size % self.samples_per_prompt:
+            raise ValueError("batch_size: must be a multiple of samples_per_prompt")
+        if self.kl_target > self.kl_budget_nats:
+            raise ValueError("kl_target_nats: may not be greater than kl_budget_nats")
+        return self
+
+
+class Ppo(Online):
+    """Proximal policy optimisation: sample, score, and make the better completions more likely."""
+
+    critic_learning_rate: float | None = Field(
+        None, gt=0, le=1, description="Highest learning rate of the critic; null is 3 times the policy's."
+    )
+    critic_warmup_steps: int = Field(3, ge=0, description="First iterations in which only the critic learns.")
+    discount: float = Field(1.0, gt=0, le=1, description="Discount per token (gamma).")
+    gae_lambda: float = Field(
+        0.95, ge=0, le=1, description="Trade of bias and variance in the advantages (lambda)."
+    )
+    value_clip_range: float | None = Field(
+        None, gt=0, description="How far a value may move in one batch and still teach; null: any way."
+    )
+
+    @property
+    def first_policy_step(self) -> int:
+        """Before it only the critic learns."""
+        return self.critic_warmup_steps

@@ -1,0 +1,201 @@
+"""What can be set for each method that learns from files or changes no weights, and what all methods share.
+
+One description per field, with its unit and range: from these come the forms, the API schema, `--help` and
+the docs. Standard library and pydantic only.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EngineError(Exception):
+    """A config or data file that cannot be used: one sentence that names the place. Exit code 2."""
+
+
+class Settings(BaseModel):
+    """What every method is told."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    # What each named model must be: a policy where nothing is said.
+    model_kinds: ClassVar[dict[str, str]] = {"reward_model": "reward", "judge_model": "reward"}
+
+    model: str = Field(
+        min_length=1,
+        description="The model to start from: a folder in the Hugging Face layout, or a hub name.",
+        examples=["path/to/model"],
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of every random draw of the run.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to compute; auto takes the first GPU when there is one, else the CPU."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Number format of the forward pass; auto is float32 on a CPU and bfloat16 on a GPU. "
+        "Weights, optimiser and log-probabilities are float32 either way.",
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads to compute with; 0 leaves the number to torch."
+    )
+    max_prompt_tokens: int = Field(
+        256, ge=1, le=1_000_000, description="Longest prompt, in tokens; what is longer is cut from the left."
+    )
+    max_completion_tokens: int = Field(
+        128, ge=1, le=1_000_000, description="Longest completion, in tokens, its end token included."
+    )
+    micro_batch_tokens: int = Field(
+        4096,
+        ge=1,
+        description="Tokens in one forward pass, padding included; bounds memory, does not change results.",
+    )
+
+
+class Training(Settings):
+    """What every method that changes weights is told."""
+
+    weight_decay: float = Field(
+        0.0, ge=0, le=1, description="Decoupled weight decay of matrices, as a share of the learning rate."
+    )
+    warmup_share: float = Field(
+        0.03, ge=0, le=1, description="Share of the steps in which the learning rate rises from 0."
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="Gradients are scaled down to this norm when they are longer."
+    )
+    lora_rank: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Rank of the low-rank adapters to train; 0 trains all weights. Adapters are merged "
+        "into the model that is saved.",
+    )
+    lora_alpha: float = Field(
+        32.0, gt=0, description="Scale of the adapters' contribution, divided by their rank."
+    )
+    checkpoint_every_steps: int = Field(
+        50, ge=1, description="Steps between two checkpoints; at most so many are lost to a crash."
+    )
+
+
+class Sft(Training):
+    """Supervised fine-tuning: learn to answer as demonstrations do."""
+
+    train_data: str = Field(
+        min_length=1,
+        description="Demonstrations to learn from: JSON Lines with prompt and completion.",
+        examples=["path/to/demonstrations.jsonl"],
+    )
+    eval_data: str | None = Field(
+        None, description="Demonstrations to report the loss on, never learned from: JSON Lines."
+    )
+    epochs: int = Field(3, ge=1, le=1000, description="Times each demonstration is seen.")
+    batch_size: int = Field(64, ge=1, description="Demonstrations per optimiser step.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Highest learning rate of the run; "
+        "null suits the model's size: 0.4 / sqrt(parameters), at most 3e-4; ten times that for adapters.",
+    )
+    log_every_steps: int = Field(10, ge=1, description="Steps between two rows of metrics.")
+
+
+class Reward(Training):
+    """Reward model: learn from preferences which of two completions people would choose."""
+
+    train_data: str = Field(
+        min_length=1,
+        description="Preferences to learn from: JSON Lines with prompt, chosen and rejected.",
+        examples=["path/to/train.jsonl"],
+    )
+    eval_data: str | None = Field(
+        None,
+        description="Preferences on other prompts, never learned from: accuracy is reported on these.",
+    )
+    reference_model: str | None = Field(
+        None,
+        description="Policy on whose samples scores get mean 0 and deviation 1; null takes `model`.",
+    )
+    prompts: str | None = Field(
+        None, description="Prompts of those samples: JSON Lines; null takes the prompts of `train_data`."
+    )
+    normalization_samples: int = Field(
+        256, ge=16, le=100_000, description="Completions sampled to normalise the scores."
+    )
+    temperature: float = Field(
+        1.0, gt=0, le=10, description="Sampling temperature of those completions; divides the logits."
+    )
+    epochs: int = Field(3, ge=1, le=100, description="Times each preference is seen.")
+    batch_size: int = Field(32, ge=1, description="Preferences per optimiser step.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Highest learning rate of the run; "
+        "null suits the model's size: 0.4 / sqrt(parameters), at most 3e-4; ten times that for adapters.",
+    )
+    center_coefficient: float = Field(
+        0.01,
+        ge=0,
+        le=10,
+        description="Weight of the term that keeps the two scores of a pair centred on zero.",
+    )
+    log_every_steps: int = Field(1, ge=1, description="Steps between two rows of metrics.")
+
+
+class Generate(Settings):
+    """Sample completions from a policy."""
+
+    prompts: str = Field(
+        min_length=1,
+        description="Prompts to answer: JSON Lines with prompt as text or messages.",
+        examples=["path/to/prompts.jsonl"],
+    )
+    samples_per_prompt: int = Field(2, ge=1, le=1024, description="Completions of each prompt.")
+    temperatures: tuple[Annotated[float, Field(ge=0, le=10)], ...] = Field(
+        (1.0,),
+        strict=False,
+        min_length=1,
+        description="Sampling temperatures, taken in turn by the completions of a prompt; 0 is greedy.",
+    )
+    top_k: int = Field(0, ge=0, description="Sample from so many of the likeliest tokens; 0 from all.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Sample from the likeliest tokens of this total probability."
+    )
+
+
+class Score(Settings):
+    """Score completions with a reward model."""
+
+    model_kinds: ClassVar[dict[str, str]] = {"model": "reward"}
+
+    completions: str = Field(
+        min_length=1,
+        description="Completions to score: JSON Lines with prompt and completion.",
+        examples=["path/to/completions.jsonl"],
+    )
+
+
+class Evaluate(Settings):
+    """Hold a policy against a baseline: win rate, KL divergence, length, variety."""
+
+    baseline_model: str = Field(
+        min_length=1,
+        description="Policy to compare with: a folder, or a hub name.",
+        examples=["path/to/baseline"],
+    )
+    judge_model: str | None = Field(
+        None, description="Reward model that says which completion wins; null leaves the win rate out."
+    )
+    prompts: str = Field(
+        min_length=1,
+        description="Prompts to answer: JSON Lines with prompt as text or messages.",
+        examples=["path/to/prompts.jsonl"],
+    )
+    samples_per_prompt: int = Field(1, ge=1, le=1024, description="Completions of each prompt and model.")
+    temperature: float = Field(
+        1.0, ge=0, le=10, description="Sampling temperature; divides the logits, 0 is greedy."
+    )
