@@ -48,6 +48,7 @@ def sample(
     Each completion has its own row of random numbers, so neither bucketing nor the budget (tokens in one
     pass) changes what is drawn, but for rounding. `on_token` is called before each token, and may raise.
     """
+    policy.take_turn()
     rows = len(prompts) * how.samples_per_prompt
     draws = torch.rand((rows, how.max_tokens), generator=random, dtype=torch.float64)
     completions: list[Completion | None] = [None] * rows

@@ -1,15 +1,17 @@
 """The networks: policy, reward model, critic; where they compute, and how they are loaded and saved."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -19,10 +21,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from training.engine.batches import Batch, Tokens, token_batches
 from training.engine.config import EngineError, Settings, Training
 from training.engine.tensors import log_distribution
+
+if TYPE_CHECKING:  # PEFT takes its time to load, and only adapters need it.
+    from training.engine.adapters import Adapter, HeadOnBase
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
@@ -109,9 +115,20 @@ class Policy:
     end_tokens: list[int]  # any of these ends a completion; the first is the one we write
     head: LanguageHead
     runtime: Runtime
+    adapter: Adapter | None = None  # its place on a base that it shares
+
+    def take_turn(self) -> None:
+        """Be the network that computes; whoever calls the model itself says so first."""
+        if self.adapter:
+            self.adapter.take_turn()
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What an optimiser changes and a checkpoint holds, by name."""
+        return self.adapter.trained() if self.adapter else trained_parameters(self.model)
 
     def hidden(self, batch: Batch) -> Tensor:
         """(N, d): the states from which the batch's completion tokens are predicted."""
+        self.take_turn()
         return hidden_states(self.model, batch, self.runtime)[batch.predicting]
 
 
@@ -119,11 +136,16 @@ class Policy:
 class Scorer:
     """A sequence classifier with one label: a reward model, or a critic."""
 
-    model: PreTrainedModel
+    model: PreTrainedModel | HeadOnBase
     tokenizer: PreTrainedTokenizerBase
     end_tokens: list[int]
     mean: float  # of its scores over the reference policy's samples
     runtime: Runtime
+    adapter: Adapter | None = None  # its place on a base that it shares
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What an optimiser changes and a checkpoint holds, by name."""
+        return trained_parameters(self.model) | (self.adapter.trained() if self.adapter else {})
 
     def scores(self, batch: Batch) -> Tensor:
         """(B,): the score at each row's last real token, as the head gives it."""
@@ -142,17 +164,50 @@ class Scorer:
         return scores
 
     def _read(self, batch: Batch, places: Tensor) -> Tensor:
+        if self.adapter:
+            self.adapter.take_turn()
         hidden = hidden_states(self.model, batch, self.runtime)[places].float()
         return self.model.score(hidden).squeeze(-1)
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch, runtime: Runtime) -> Tensor:
+def hidden_states(model: PreTrainedModel | HeadOnBase, batch: Batch, runtime: Runtime) -> Tensor:
     """(B * T, d): the last layer's states, after its norm."""
-    with runtime.autocast():
+    with runtime.autocast(), _recomputing(model.base_model):
         output = model.base_model(
             input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
         )
     return output.last_hidden_state.flatten(0, 1)
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Keep no activations between layers; the backward pass computes them anew."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            for name, value in vars(layer).items():
+                if name.endswith("dropout") and isinstance(value, float):
+                    setattr(layer, name, 0.0)
+
+
+@contextlib.contextmanager
+def _recomputing(trunk: nn.Module) -> Iterator[None]:
+    """transformers recomputes in training mode alone, where sampling has no cache; so it lasts for one forward
+    pass with gradients, and only for the layers themselves: what is in them stays without dropout.
+    """
+    layers = []
+    if torch.is_grad_enabled():
+        layers = [
+            layer
+            for layer in trunk.modules()
+            if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
+        ]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -201,6 +256,8 @@ def load_policy(source: str, config: Settings, runtime: Runtime) -> Policy:
             source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
     model.to(runtime.device).eval()
+    if isinstance(config, Training) and config.gradient_checkpointing:
+        recompute_activations(model)
     policy = Policy(model, tokenizer, ends, LanguageHead(model, runtime), runtime)
     _check_head(policy, source)
     return policy
@@ -219,7 +276,22 @@ def load_scorer(source: str, config: Settings, runtime: Runtime) -> Scorer:
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise EngineError(f"{source}: {type(model).__name__} has no linear head named score")
     model.to(runtime.device).eval()
+    if isinstance(config, Training) and config.gradient_checkpointing:
+        recompute_activations(model)
     return Scorer(model, tokenizer, ends, float(getattr(model.config, "score_mean", 0.0)), runtime)
+
+
+def read_head(source: str) -> tuple[Tensor, float]:
+    """A reward model's head and its mean score, without the weights in between. Raises EngineError."""
+    with _named_errors(source):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        for file in sorted(Path(source).glob("*.safetensors")):
+            with safe_open(file, framework="pt") as weights:
+                if "score.weight" in weights.keys():  # noqa: SIM118 (not a mapping)
+                    return weights.get_tensor("score.weight").float(), float(
+                        getattr(config, "score_mean", 0.0)
+                    )
+    raise EngineError(f"{source}: has no head named score")
 
 
 def reset_head(scorer: Scorer, std: float, random: torch.Generator | None = None) -> None:
@@ -235,26 +307,20 @@ def add_adapters(model: PreTrainedModel, config: Training) -> None:
     """Freeze the model and put low-rank adapters beside every linear layer; the score head stays trained."""
     if not config.lora_rank:
         return
-    from peft import LoraConfig, inject_adapter_in_model
-    from transformers.pytorch_utils import Conv1D
+    from peft import inject_adapter_in_model
+
+    from training.engine.adapters import lora_settings
 
     model.requires_grad_(False)
-    settings = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        fan_in_fan_out=any(
-            isinstance(layer, Conv1D) for layer in model.modules()
-        ),  # GPT-2 stores W transposed.
-    )
-    inject_adapter_in_model(settings, model.base_model)
+    inject_adapter_in_model(lora_settings(model, config), model.base_model)
     if isinstance(getattr(model, "score", None), nn.Linear):
         model.score.requires_grad_(True)
 
 
 def merge_adapters(model: PreTrainedModel) -> None:
-    """Add the adapters into the weights, so that the saved folder needs no PEFT."""
+    """Add the adapters into the weights, so that the saved folder needs no PEFT. Without any nothing changes."""
+    if not any("lora_A" in name for name, _ in model.named_parameters()):
+        return
     from peft.tuners.lora import LoraLayer
 
     for name, layer in list(model.named_modules()):
@@ -282,10 +348,12 @@ def learning_rate(chosen: float | None, model: nn.Module, config: Training) -> f
     return rate * LORA_FACTOR if config.lora_rank else rate
 
 
-def describe_training(model: nn.Module, rate: float, runtime: Runtime) -> str:
+def describe_training(
+    model: nn.Module, parameters: dict[str, nn.Parameter], rate: float, runtime: Runtime
+) -> str:
     """What is about to be trained, for a person."""
     count = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
+    trained = sum(parameter.numel() for parameter in parameters.values())
     number_format = str(runtime.dtype).removeprefix("torch.")
     return (
         f"training {trained:,} of {count:,} weights on {runtime.device.type} in {number_format}, "
@@ -298,8 +366,13 @@ def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase)
     return one.get_vocab() == other.get_vocab() and one.chat_template == other.chat_template
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """An ordinary Hugging Face folder, put in place whole."""
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    add: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """An ordinary Hugging Face folder, put in place whole, with what `add` writes into it."""
     import shutil
 
     from training.engine.workspace import sync_folder
@@ -308,6 +381,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside, safe_serialization=True)
     tokenizer.save_pretrained(aside)
+    add(aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     sync_folder(folder.parent)

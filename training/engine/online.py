@@ -2,11 +2,14 @@
 method brings how it learns from a rollout.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -33,7 +36,6 @@ from training.engine.networks import (
     same_tokenizer,
     save_model,
     settle,
-    trained_parameters,
 )
 from training.engine.online_settings import Online
 from training.engine.records import PromptRecord, read_records
@@ -41,6 +43,9 @@ from training.engine.rewards import Rewards, load_callables
 from training.engine.tensors import exact_kl, token_logprobs, token_statistics
 from training.engine.updates import Updater
 from training.engine.workspace import StopRequested, Workspace
+
+if TYPE_CHECKING:
+    from training.engine.sharing import Household
 
 MAX_REFUSED_ITERATIONS = 3
 FINAL_COMPLETIONS = 256  # sampled to measure the policy that is saved
@@ -55,10 +60,19 @@ class Players:
     rewards: Rewards
     encoder: Encoder
     policy_updater: Updater
+    household: Household | None  # where the networks share a base
+
+    def save(self, folder: Path) -> None:
+        """The policy, as an ordinary model; its adapters are spent after that."""
+        if self.household:
+            self.household.save(folder)
+            return
+        merge_adapters(self.policy.model)
+        save_model(self.policy.model, self.policy.tokenizer, folder)
 
     def weights(self) -> dict[str, dict[str, torch.nn.Parameter]]:
         """What is learned, by network: a checkpoint holds it."""
-        return {"policy": trained_parameters(self.policy.model)}
+        return {"policy": self.policy.trained()}
 
     def updaters(self) -> dict[str, Updater]:
         """Of the same networks."""
@@ -180,9 +194,7 @@ def train_online(
             progress.good = {"steps": 0, "kl_nats": None, "kl_interval": None, "reward_mean": None}
 
     restore(policy_weights, good_weights)
-    if config.lora_rank:
-        merge_adapters(players.policy.model)
-    save_model(players.policy.model, players.policy.tokenizer, workspace.folder / "model")
+    players.save(workspace.folder / "model")
     return {
         **progress.good,
         "stopped_by": stopped_by,
@@ -301,6 +313,7 @@ class Loaded:
 
     prompts: list[PromptRecord]
     runtime: Runtime
+    household: Household | None  # None: each network has its own copy of the base
     scorer: Scorer | None
     policy: Policy
     reference: Policy
@@ -314,6 +327,29 @@ def load_players(config: Online, workspace: Workspace) -> Loaded:
     prompts = read_records(config.prompts, PromptRecord)
     functions = load_callables(config.rewards)
     runtime = settle(config)
+    household, scorer = None, None
+    if config.lora_rank and config.share_base:
+        from training.engine.sharing import place_reward_model, share_base
+
+        household = share_base(config, runtime, workspace.events)
+    if household:
+        policy, reference = household.policy, household.reference
+        scorer = place_reward_model(household, config, workspace.events) if config.reward_model else None
+    else:
+        policy, reference = _load_apart(config, runtime)
+    if config.reward_model and not scorer:
+        scorer = load_scorer(config.reward_model, config, runtime)
+        scorer.model.requires_grad_(False)
+    rewards = Rewards(config, functions, scorer, policy)
+    rewards.report(workspace.events)
+    rate = learning_rate(config.learning_rate, policy.model, config)
+    workspace.events.message("info", describe_training(policy.model, policy.trained(), rate, runtime))
+    encoder = Encoder(policy.tokenizer, policy.end_tokens, config)
+    return Loaded(prompts, runtime, household, scorer, policy, reference, rewards, encoder, rate)
+
+
+def _load_apart(config: Online, runtime: Runtime) -> tuple[Policy, Policy]:
+    """Policy and reference, a copy each."""
     policy = load_policy(config.model, config, runtime)
     reference = load_policy(config.reference_model or config.model, config, runtime)
     if not same_tokenizer(policy.tokenizer, reference.tokenizer):
@@ -321,16 +357,8 @@ def load_players(config: Online, workspace: Workspace) -> Loaded:
             f"reference_model: {config.reference_model} has another tokenizer than {config.model}"
         )
     reference.model.requires_grad_(False)
-    scorer = load_scorer(config.reward_model, config, runtime) if config.reward_model else None
-    if scorer:
-        scorer.model.requires_grad_(False)
     add_adapters(policy.model, config)
-    rewards = Rewards(config, functions, scorer, policy)
-    rewards.report(workspace.events)
-    rate = learning_rate(config.learning_rate, policy.model, config)
-    workspace.events.message("info", describe_training(policy.model, rate, runtime))
-    encoder = Encoder(policy.tokenizer, policy.end_tokens, config)
-    return Loaded(prompts, runtime, scorer, policy, reference, rewards, encoder, rate)
+    return policy, reference
 
 
 def updates_per_iteration(config: Online) -> int:

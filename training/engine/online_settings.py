@@ -34,6 +34,11 @@ class Online(Training):
     rewards: tuple[CallableReward, ...] = Field(
         (), strict=False, description="Further terms of the reward, each with its weight."
     )
+    share_base: bool = Field(
+        True,
+        description="With adapters: keep one copy of the base in memory, on which policy, critic and reward model "
+        "take turns and which alone is the reference. False loads each network for itself.",
+    )
     prompts: str = Field(
         min_length=1,
         description="Prompts to sample for: JSON Lines with prompt as text or messages.",

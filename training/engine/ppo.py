@@ -22,7 +22,6 @@ from training.engine.networks import (
     load_scorer,
     reset_head,
     same_tokenizer,
-    trained_parameters,
 )
 from training.engine.online import (
     Players,
@@ -46,7 +45,7 @@ class PpoPlayers(Players):
 
     def weights(self) -> dict[str, dict[str, torch.nn.Parameter]]:
         """Both networks learn."""
-        return super().weights() | {"critic": trained_parameters(self.critic.model)}
+        return super().weights() | {"critic": self.critic.trained()}
 
     def updaters(self) -> dict[str, Updater]:
         """Of the same networks."""
@@ -189,10 +188,15 @@ def load_ppo_players(config: Ppo, workspace: Workspace) -> tuple[list[Any], PpoP
     # The critic starts from the reward model, which knows what is worth something; it reads the policy's ids.
     scorer, policy = loaded.scorer, loaded.policy
     shares_ids = scorer is not None and same_tokenizer(policy.tokenizer, scorer.tokenizer)
-    source = config.reward_model if shares_ids and config.reward_model else config.model
-    critic = load_scorer(source, config, loaded.runtime)
-    reset_head(critic, 0.0)
-    add_adapters(critic.model, config)
+    if loaded.household:
+        from training.engine.sharing import add_critic
+
+        critic = add_critic(loaded.household, config, scorer)
+    else:
+        source = config.reward_model if shares_ids and config.reward_model else config.model
+        critic = load_scorer(source, config, loaded.runtime)
+        reset_head(critic, 0.0)
+        add_adapters(critic.model, config)
     updates = updates_per_iteration(config)
     moving = max(1, config.steps - config.critic_warmup_steps)
     players = PpoPlayers(
@@ -200,10 +204,11 @@ def load_ppo_players(config: Ppo, workspace: Workspace) -> tuple[list[Any], PpoP
         reference=loaded.reference,
         rewards=loaded.rewards,
         encoder=loaded.encoder,
-        policy_updater=Updater(trained_parameters(policy.model), loaded.rate, moving * updates, config),
+        household=loaded.household,
+        policy_updater=Updater(policy.trained(), loaded.rate, moving * updates, config),
         critic=critic,
         critic_updater=Updater(
-            trained_parameters(critic.model),
+            critic.trained(),
             config.critic_learning_rate or 3 * loaded.rate,
             config.steps * updates,
             config,

@@ -117,7 +117,7 @@ def _train(scorer: Scorer, pairs: list[Pair], config: Reward, workspace: Workspa
     steps = per_epoch * config.epochs
     parameters = trained_parameters(scorer.model)
     rate = learning_rate(config.learning_rate, scorer.model, config)
-    workspace.events.message("info", describe_training(scorer.model, rate, scorer.runtime))
+    workspace.events.message("info", describe_training(scorer.model, parameters, rate, scorer.runtime))
     updater = Updater(parameters, rate, steps, config)
     checkpoints = Checkpoints(workspace.folder, workspace.events)
     start = 0

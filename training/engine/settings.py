@@ -75,6 +75,11 @@ class Training(Settings):
     lora_alpha: float = Field(
         32.0, gt=0, description="Scale of the adapters' contribution, divided by their rank."
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Keep no activations between layers and compute them anew in the backward pass: a third "
+        "more time for much less memory. Does not change results.",
+    )
     checkpoint_every_steps: int = Field(
         50, ge=1, description="Steps between two checkpoints; at most so many are lost to a crash."
     )

@@ -47,7 +47,7 @@ def train_policy(config: Sft, workspace: Workspace) -> dict[str, Any]:
     steps = per_epoch * config.epochs
     parameters = trained_parameters(policy.model)
     rate = learning_rate(config.learning_rate, policy.model, config)
-    workspace.events.message("info", describe_training(policy.model, rate, runtime))
+    workspace.events.message("info", describe_training(policy.model, parameters, rate, runtime))
     updater = Updater(parameters, rate, steps, config)
     checkpoints = Checkpoints(workspace.folder, workspace.events)
     start = 0
