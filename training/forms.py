@@ -133,6 +133,8 @@ def setting_field(name: str, described: FieldInfo) -> forms.Field:
         return forms.FloatField(
             widget=forms.NumberInput(attrs={"step": "any"}), **limits(described), **common
         )
+    if get_origin(annotation) is tuple and get_args(annotation)[0] is str:
+        return WordsField(**common | {"initial": ", ".join(default), "required": False})
     if get_origin(annotation) is tuple:
         common["initial"] = ", ".join(f"{value:g}" for value in default)
         return NumbersField(**common)
@@ -154,6 +156,13 @@ class NumbersField(forms.CharField):
             return [float(word) for word in words]
         except ValueError:
             raise ValidationError("Give numbers with commas between them, such as 0.7, 1.0.") from None
+
+
+class WordsField(forms.CharField):
+    """Names with commas between them; none is as good as any."""
+
+    def to_python(self, value: Any) -> list[str]:
+        return [word.strip() for word in super().to_python(value).split(",") if word.strip()]
 
 
 def without_none(annotation: Any) -> tuple[Any, bool]:

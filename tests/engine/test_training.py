@@ -14,8 +14,9 @@ from training.engine.batches import Tokens, make_batch
 from training.engine.config import Ppo, Reward, Sft
 from training.engine.guards import GuardStop, check_rollout, check_start, text_metrics
 from training.engine.networks import trained_parameters
+from training.engine.preferences import Judgment, Preference
 from training.engine.records import PromptRecord
-from training.engine.reward_model import Pair, update
+from training.engine.reward_model import update
 from training.engine.updates import Updater
 
 PPO = {
@@ -150,7 +151,11 @@ def test_the_ppo_gradient_is_that_of_a_plain_loop(llama):
 def preferences(ties=False):
     rows = [([4, 5, 0], [6, 0]), ([7, 0], [4, 5, 6, 7, 0]), ([8, 9, 0], [10, 11, 0]), ([4, 0], [5, 0])]
     return [
-        Pair(Tokens([8], one), Tokens([8], other), ties and number == 1, 1.0 + number, "p")
+        Judgment(
+            (Tokens([8], one), Tokens([8], other)),
+            (Preference(0, 1, ties and number == 1, 1.0 + number),),
+            "p",
+        )
         for number, (one, other) in enumerate(rows)
     ]
 

@@ -25,8 +25,8 @@ METHODS: dict[str, type[Settings]] = {
     "evaluate": Evaluate,
 }
 
-MODEL_FIELDS = ("model", "reference_model", "reward_model", "baseline_model", "judge_model")
-FILE_FIELDS = ("train_data", "eval_data", "prompts", "completions")
+MODEL_FIELDS = ("model", "reference_model", "reward_model", "baseline_model", "judge_model", "policy_model")
+FILE_FIELDS = ("train_data", "eval_data", "replay_data", "prompts", "completions")
 
 
 def default_config(method: str) -> dict[str, Any]:

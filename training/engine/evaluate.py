@@ -54,13 +54,19 @@ def score(config: Score, workspace: Workspace) -> dict[str, Any]:
     rows = encode_answers(encoder, records, [record.completion for record in records])
     encoder.report(workspace.events)
     scores: list[float] = []
+    spreads: list[float | None] = []
     for begin in range(0, len(rows), CHUNK):
         workspace.check_stop()
-        scores += judge.score_rows(rows[begin : begin + CHUNK], config.micro_batch_tokens).tolist()
+        chunk = rows[begin : begin + CHUNK]
+        mean, spread = judge.score_rows_with_spread(chunk, config.micro_batch_tokens)
+        scores += mean.tolist()
+        spreads += spread.tolist() if judge.ensemble else [None] * len(chunk)
         workspace.events.progress("score", len(scores), len(rows))
     scored = [
-        ScoreRecord(**record.model_dump(include={"id", "prompt", "completion", "sample"}), score=value)
-        for record, value in zip(records, scores, strict=True)
+        ScoreRecord(
+            **record.model_dump(include={"id", "prompt", "completion", "sample"}), score=value, spread=spread
+        )
+        for record, value, spread in zip(records, scores, spreads, strict=True)
     ]
     write_records(workspace.folder / "scores.jsonl", scored)
     values = torch.tensor(scores)
@@ -68,6 +74,7 @@ def score(config: Score, workspace: Workspace) -> dict[str, Any]:
         "completions": len(scores),
         "score_mean": float(values.mean()),
         "score_std": float(values.std(correction=0)),
+        "spread_mean": sum(spread or 0.0 for spread in spreads) / len(spreads) if judge.ensemble else None,
     }
 
 

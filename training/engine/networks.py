@@ -7,11 +7,12 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -25,6 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from training.engine.batches import Batch, Tokens, token_batches
 from training.engine.config import EngineError, Settings, Training
+from training.engine.ensemble import EnsembleHead
 from training.engine.tensors import log_distribution
 
 if TYPE_CHECKING:  # PEFT takes its time to load, and only adapters need it.
@@ -33,6 +35,7 @@ if TYPE_CHECKING:  # PEFT takes its time to load, and only adapters need it.
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
+ENSEMBLE_FILE = "ensemble.safetensors"
 FULL_RATE, HIGHEST_RATE, LORA_FACTOR = 0.4, 3e-4, 10.0
 
 
@@ -132,15 +135,23 @@ class Policy:
         return hidden_states(self.model, batch, self.runtime)[batch.predicting]
 
 
+class Readings(NamedTuple):
+    """What a reward model says of B rows."""
+
+    labels: Tensor  # (B, L) as the head gives them: the score, then the criteria
+    members: Tensor  # (B, K) scores of the ensemble's members, each above its own mean
+
+
 @dataclass
 class Scorer:
-    """A sequence classifier with one label: a reward model, or a critic."""
+    """A sequence classifier whose first label is the score: a reward model, or a critic."""
 
     model: PreTrainedModel | HeadOnBase
     tokenizer: PreTrainedTokenizerBase
     end_tokens: list[int]
     mean: float  # of its scores over the reference policy's samples
     runtime: Runtime
+    ensemble: EnsembleHead | None = None  # whose mean the first label is
     adapter: Adapter | None = None  # its place on a base that it shares
 
     def trained(self) -> dict[str, nn.Parameter]:
@@ -149,11 +160,15 @@ class Scorer:
 
     def scores(self, batch: Batch) -> Tensor:
         """(B,): the score at each row's last real token, as the head gives it."""
+        return self.labels(batch)[:, 0]
+
+    def labels(self, batch: Batch) -> Tensor:
+        """(B, L): all that the head gives at each row's last real token."""
         return self._read(batch, batch.last)
 
     def values(self, batch: Batch) -> Tensor:
         """(N,): the value of the state before each completion token."""
-        return self._read(batch, batch.predicting)
+        return self._read(batch, batch.predicting)[:, 0]
 
     @torch.no_grad()
     def score_rows(self, rows: Sequence[Tokens], budget: int) -> Tensor:
@@ -163,11 +178,32 @@ class Scorer:
             scores[group] = self.scores(batch).cpu() - self.mean
         return scores
 
+    def score_rows_with_spread(self, rows: Sequence[Tokens], budget: int) -> tuple[Tensor, Tensor]:
+        """(B,) the same scores, and (B,) how far the members of the ensemble are apart, in the same unit.
+
+        The spread is the members' standard deviation, each measured from its own mean over the reference
+        policy's samples, since preferences leave each member's level open. Without an ensemble it is 0.
+        """
+        readings = self.read_rows(rows, budget)
+        return readings.labels[:, 0] - self.mean, readings.members.std(dim=1, correction=0)
+
+    @torch.no_grad()
+    def read_rows(self, rows: Sequence[Tokens], budget: int) -> Readings:
+        """Every label and every member's score of each row, from one pass."""
+        labels = torch.empty(len(rows), self.model.score.out_features)
+        members = torch.empty(len(rows), self.ensemble.members if self.ensemble else 1)
+        for group, batch in token_batches(rows, budget, self.runtime.device):
+            hidden = hidden_states(self.model, batch, self.runtime)[batch.last].float()
+            labels[group] = self.model.score(hidden).cpu()
+            if self.ensemble:
+                members[group] = (self.ensemble(hidden) - self.ensemble.means).cpu()
+        return Readings(labels, members if self.ensemble else labels[:, :1] - self.mean)
+
     def _read(self, batch: Batch, places: Tensor) -> Tensor:
         if self.adapter:
             self.adapter.take_turn()
         hidden = hidden_states(self.model, batch, self.runtime)[places].float()
-        return self.model.score(hidden).squeeze(-1)
+        return self.model.score(hidden)
 
 
 def hidden_states(model: PreTrainedModel | HeadOnBase, batch: Batch, runtime: Runtime) -> Tensor:
@@ -263,22 +299,45 @@ def load_policy(source: str, config: Settings, runtime: Runtime) -> Policy:
     return policy
 
 
-def load_scorer(source: str, config: Settings, runtime: Runtime) -> Scorer:
-    """A reward model, or what is to become one or a critic. Raises EngineError when it cannot be used."""
+def load_scorer(source: str, config: Settings, runtime: Runtime, labels: int | None = None) -> Scorer:
+    """A reward model, or what is to become one or a critic. Raises EngineError when it cannot be used.
+
+    labels: of the head; null keeps those of a reward model, and gives a policy one.
+    """
     tokenizer = load_tokenizer(source)
     ends = end_tokens_of(source, tokenizer)
     check_context(source, config)
     # The head may be new, and is then drawn from torch's own generator; reset_head draws it from ours.
     with _named_errors(source):
         model = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=1, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            source,
+            num_labels=labels or _labels_of(source),
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise EngineError(f"{source}: {type(model).__name__} has no linear head named score")
     model.to(runtime.device).eval()
     if isinstance(config, Training) and config.gradient_checkpointing:
         recompute_activations(model)
-    return Scorer(model, tokenizer, ends, float(getattr(model.config, "score_mean", 0.0)), runtime)
+    mean = float(getattr(model.config, "score_mean", 0.0))
+    return Scorer(model, tokenizer, ends, mean, runtime, _load_ensemble(source, runtime))
+
+
+def _labels_of(source: str) -> int:
+    """A policy's config names two labels that it does not have."""
+    saved = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    is_reward = any("ForSequenceClassification" in name for name in saved.architectures or ())
+    return saved.num_labels if is_reward else 1
+
+
+def _load_ensemble(source: str, runtime: Runtime) -> EnsembleHead | None:
+    path = Path(source) / ENSEMBLE_FILE
+    if not path.is_file():
+        return None
+    with _named_errors(str(path)):
+        return EnsembleHead.restored(load_file(path)).to(runtime.device)
 
 
 def read_head(source: str) -> tuple[Tensor, float]:
@@ -300,7 +359,7 @@ def reset_head(scorer: Scorer, std: float, random: torch.Generator | None = None
     with torch.no_grad():
         drawn = torch.randn(weight.shape, generator=random) * std if random else torch.zeros(weight.shape)
         weight.copy_(drawn)
-    scorer.mean = 0.0
+    scorer.mean, scorer.ensemble = 0.0, None
 
 
 def add_adapters(model: PreTrainedModel, config: Training) -> None:
@@ -371,8 +430,9 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     add: Callable[[Path], None] = lambda folder: None,
+    ensemble: EnsembleHead | None = None,
 ) -> None:
-    """An ordinary Hugging Face folder, put in place whole, with what `add` writes into it."""
+    """An ordinary Hugging Face folder, put in place whole, with an ensemble's members and what `add` writes."""
     import shutil
 
     from training.engine.workspace import sync_folder
@@ -382,6 +442,9 @@ def save_model(
     model.save_pretrained(aside, safe_serialization=True)
     tokenizer.save_pretrained(aside)
     add(aside)
+    if ensemble:
+        values = {name: value.cpu().contiguous() for name, value in ensemble.state_dict().items()}
+        save_file(values, aside / ENSEMBLE_FILE)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     sync_folder(folder.parent)

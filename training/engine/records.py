@@ -1,6 +1,7 @@
 """The rows of the files that the engine reads and writes. Standard library and pydantic only."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -67,6 +68,11 @@ class DemonstrationRecord(PromptRecord):
     weight: float = Field(1.0, gt=0)
 
 
+# A criterion's name to a rating of each completion, in their order; null where there is none. More is better,
+# and only the order counts: who said no more than which is better writes [1, 0].
+Ratings = dict[str, tuple[float | None, ...]]
+
+
 class PreferenceRecord(PromptRecord):
     """One completion chosen over another; of a tie the order means nothing."""
 
@@ -76,13 +82,59 @@ class PreferenceRecord(PromptRecord):
     strength: int | None = Field(None, ge=0, le=3)
     weight: float = Field(1.0, gt=0)
     annotator: str | None = None
+    criteria: Ratings = Field(default_factory=dict)  # of chosen and rejected
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
         # Two models may give the same answer, and people then say tie, which is true and teaches nothing.
         if self.chosen == self.rejected and not self.tie and self.strength != 0:
             raise ValueError("chosen and rejected are the same text")
+        _check_ratings(self.criteria, 2)
         return self
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The completions, chosen first."""
+        return (self.chosen, self.rejected)
+
+
+class RankingRecord(PromptRecord):
+    """Several completions with their order: groups of places, best first; who shares a group is tied.
+
+    A completion whose place is in no group was not ranked, and nothing is learned of it.
+    """
+
+    completions: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=2, max_length=64)
+    ranking: tuple[tuple[int, ...], ...]
+    weight: float = Field(1.0, gt=0)
+    annotator: str | None = None
+    criteria: Ratings = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_ranking(self) -> Self:
+        places = [place for group in self.ranking for place in group]
+        count = len(self.completions)
+        if outside := [place for place in places if not 0 <= place < count]:
+            raise ValueError(f"ranking names completion {outside[0]}, there are 0 to {count - 1}")
+        if len(set(places)) < len(places):
+            raise ValueError("ranking names a completion twice")
+        if len(places) < 2:
+            raise ValueError("ranking must order at least two completions")
+        if len({self.completions[place] for place in places}) < len(places):
+            raise ValueError("ranking orders the same text twice")
+        _check_ratings(self.criteria, count)
+        return self
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The completions."""
+        return self.completions
+
+
+def _check_ratings(criteria: Ratings, count: int) -> None:
+    for name, ratings in criteria.items():
+        if len(ratings) != count:
+            raise ValueError(f"criteria.{name} has {len(ratings)} ratings for {count} completions")
 
 
 class CompletionRecord(PromptRecord):
@@ -102,6 +154,7 @@ class ScoreRecord(PromptRecord):
     completion: str
     sample: int = Field(0, ge=0)
     score: float
+    spread: float | None = None  # Deviation of the ensemble's members, in the score's unit; None without one.
 
 
 class MetricsEvent(BaseModel):
@@ -157,20 +210,46 @@ def read_event(line: str | bytes) -> MetricsEvent | ProgressEvent | MessageEvent
 
 def iterate_records(path: str | Path, kind: type[Record]) -> Iterator[Record]:
     """The rows of a JSON Lines file. Raises EngineError naming file and line."""
+    return _iterate(path, kind.model_validate_json)
+
+
+def _iterate(path: str | Path, read: Callable[[bytes], Record]) -> Iterator[Record]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                yield kind.model_validate_json(line)
+                yield read(line)
             except ValidationError as error:
                 raise EngineError(f"{path} line {number}: {_explain(error)}") from error
 
 
 def read_records(path: str | Path, kind: type[Record]) -> list[Record]:
     """All rows of a JSON Lines file; a file without any is an error."""
+    return _read_all(path, kind.model_validate_json)
+
+
+def read_judgments(path: str | Path) -> list[PreferenceRecord | RankingRecord]:
+    """Pairs and rankings, which may stand in one file. Raises EngineError naming file and line."""
+    return _read_all(path, _judgment)
+
+
+def _judgment(line: bytes) -> PreferenceRecord | RankingRecord:
+    kind = RankingRecord if b'"ranking"' in line and _has_ranking(line) else PreferenceRecord
+    return kind.model_validate_json(line)
+
+
+def _has_ranking(line: bytes) -> bool:
     try:
-        records = list(iterate_records(path, kind))
+        row = json.loads(line)
+    except ValueError:
+        return False  # What is wrong with it is said where it is read.
+    return isinstance(row, dict) and "ranking" in row
+
+
+def _read_all(path: str | Path, read: Callable[[bytes], Record]) -> list[Record]:
+    try:
+        records = list(_iterate(path, read))
     except OSError as error:
         raise EngineError(f"{path}: cannot be read ({error})") from error
     if not records:

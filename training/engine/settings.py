@@ -4,9 +4,9 @@ One description per field, with its unit and range: from these come the forms, t
 the docs. Standard library and pydantic only.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class EngineError(Exception):
@@ -113,12 +113,41 @@ class Reward(Training):
 
     train_data: str = Field(
         min_length=1,
-        description="Preferences to learn from: JSON Lines with prompt, chosen and rejected.",
+        description="Preferences to learn from: JSON Lines with prompt, chosen and rejected, or with prompt, "
+        "completions and ranking.",
         examples=["path/to/train.jsonl"],
     )
     eval_data: str | None = Field(
         None,
         description="Preferences on other prompts, never learned from: accuracy is reported on these.",
+    )
+    replay_data: str | None = Field(
+        None,
+        description="Preferences of earlier rounds, of which each batch takes `replay_share`: JSON Lines.",
+    )
+    replay_share: float = Field(
+        0.0, ge=0, lt=1, description="Share of each batch that is drawn from `replay_data`."
+    )
+    criteria: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="Names of criteria in the rows' `criteria`, each to be learned as a label of its own.",
+    )
+    criteria_coefficient: float = Field(
+        1.0, ge=0, le=100, description="Weight of the criteria's loss, all of them together."
+    )
+    members: int = Field(
+        1, ge=1, le=8, description="Members of the ensemble, which share all but the head; 1 is no ensemble."
+    )
+    prior_scale: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="Deviation of the fixed random function that is added to each of several members.",
+    )
+    policy_model: str | None = Field(
+        None,
+        description="Policy to be trained with this model: the spread of scores over its samples is reported.",
     )
     reference_model: str | None = Field(
         None,
@@ -133,8 +162,8 @@ class Reward(Training):
     temperature: float = Field(
         1.0, gt=0, le=10, description="Sampling temperature of those completions; divides the logits."
     )
-    epochs: int = Field(3, ge=1, le=100, description="Times each preference is seen.")
-    batch_size: int = Field(32, ge=1, description="Preferences per optimiser step.")
+    epochs: int = Field(3, ge=1, le=100, description="Times each preference of `train_data` is seen.")
+    batch_size: int = Field(32, ge=1, description="Judgments per optimiser step: pairs, or whole rankings.")
     learning_rate: float | None = Field(
         None,
         gt=0,
@@ -149,6 +178,14 @@ class Reward(Training):
         description="Weight of the term that keeps the two scores of a pair centred on zero.",
     )
     log_every_steps: int = Field(1, ge=1, description="Steps between two rows of metrics.")
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        if (self.replay_data is None) != (self.replay_share == 0):
+            raise ValueError("replay_share: goes with replay_data; give both, or neither")
+        if len(set(self.criteria)) < len(self.criteria) or "" in self.criteria:
+            raise ValueError("criteria: each needs a name of its own")
+        return self
 
 
 class Generate(Settings):

@@ -49,7 +49,7 @@ class Household:
         head = HeadOnBase(self.base.model).requires_grad_(learns)
         policy = self.policy
         adapter = Adapter(self.base, name)
-        return Scorer(head, policy.tokenizer, policy.end_tokens, 0.0, policy.runtime, adapter)
+        return Scorer(head, policy.tokenizer, policy.end_tokens, 0.0, policy.runtime, adapter=adapter)
 
     def save(self, folder: Path) -> None:
         """The policy as an ordinary model, and its adapter apart; the base belongs to the policy after that."""
