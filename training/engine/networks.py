@@ -371,7 +371,9 @@ def add_adapters(model: PreTrainedModel, config: Training) -> None:
     from training.engine.adapters import lora_settings
 
     model.requires_grad_(False)
-    inject_adapter_in_model(lora_settings(model, config), model.base_model)
+    with torch.random.fork_rng(devices=[]):  # PEFT draws from torch's own, on the CPU.
+        torch.manual_seed(generator(config.seed, "adapters").initial_seed())
+        inject_adapter_in_model(lora_settings(model, config), model.base_model)
     if isinstance(getattr(model, "score", None), nn.Linear):
         model.score.requires_grad_(True)
 
