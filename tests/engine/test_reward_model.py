@@ -287,24 +287,45 @@ def test_the_random_functions_cancel_over_the_members_and_pass_no_gradient():
     assert not states.grad.any()
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_members_differ_more_far_from_the_data_than_on_it(engine, llama, tmp_path, seed):
+def test_members_differ_more_far_from_the_data_than_on_it(engine, llama, tmp_path):
     rows = taste(48, "abcd")
     train = write_rows(tmp_path / "train.jsonl", rows)
-    settings = REWARD | {"members": 4, "epochs": 8}
-    assert engine.run("reward", "out", model=llama, train_data=train, seed=seed, **settings) == 0
     known = [
         {"prompt": row["prompt"], "completion": row[side]} for row in rows for side in ("chosen", "rejected")
     ]
-    order = torch.randint(4, 12, (96, 7), generator=torch.Generator().manual_seed(seed)).tolist()
-    words = ["".join(f"{'abcdefgh'[word - 4]} " for word in line).strip() for line in order]
-    strange = [{"prompt": text[-5:], "completion": text} for text in words]
-    model = engine.folder / "out" / "model"
-    near = scores_of(engine, "near", model, known, tmp_path)
-    far = scores_of(engine, "far", model, strange, tmp_path)
-    means = [sum(row["spread"] for row in part) / len(part) for part in (near, far)]
-    print(means)
-    assert means[1] > 1.2 * means[0]
+    ratios = []
+    for seed in (1, 2, 3):
+        settings = REWARD | {"members": 4, "epochs": 6, "seed": seed}
+        assert engine.run("reward", f"out{seed}", model=llama, train_data=train, **settings) == 0
+        order = torch.randint(8, (96, 7), generator=torch.Generator().manual_seed(seed)).tolist()
+        texts = [" ".join("abcdefgh"[number] for number in line) for line in order]
+        strange = [{"prompt": text[-5:], "completion": text} for text in texts]
+        near, far = (
+            scores_of(engine, f"{name}{seed}", engine.folder / f"out{seed}" / "model", part, tmp_path)
+            for name, part in (("near", known), ("far", strange))
+        )
+        ratios.append(sum(row["spread"] for row in far) / sum(row["spread"] for row in near))
+    assert sum(ratios) / 3 > 1.2, ratios
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_random_functions_stay_where_there_is_no_data(seed):
+    """Learned on a few directions, members agree there, and differ by their random functions elsewhere."""
+    random = torch.Generator().manual_seed(seed)
+    head = EnsembleHead(16, 4)
+    head.draw_priors(1.0, generator(seed, "priors"))
+    torch.nn.init.zeros_(head.weight)
+    data = torch.randn(200, 16, generator=random) * torch.tensor([1.0] * 4 + [0.0] * 12)
+    wanted = data[:, :1].expand(-1, 4)
+    optimiser = torch.optim.Adam(head.parameters(), lr=0.05)
+    for _ in range(200):
+        optimiser.zero_grad()
+        ((head(data) - wanted) ** 2).mean().backward()
+        optimiser.step()
+    elsewhere = torch.randn(200, 16, generator=random) * torch.tensor([0.0] * 4 + [1.0] * 12)
+    with torch.no_grad():
+        near, far = (head(states).std(dim=1, correction=0).mean() for states in (data, elsewhere))
+    assert far > 1.3 * near > 0
 
 
 def test_bootstrap_samples_depend_on_the_seed_alone():

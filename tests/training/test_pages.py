@@ -276,6 +276,13 @@ def test_a_bad_setting_is_said_at_its_field_and_starts_nothing(manager, prompts,
     assert not Run.objects.exists()
 
 
+def test_names_are_given_with_commas_between_them(manager, frozen, tiny_policy, loop_settings):
+    values = form_values(page(manager, "run-new", "reward")) | {"criteria": "helpful, harmless"}
+    response = manager.post("/p/support/runs/new/reward/", values)
+    assert response.status_code == 302, response.content.decode()
+    assert Run.objects.get().config["criteria"] == ["helpful", "harmless"]
+
+
 def test_a_version_of_another_project_cannot_be_chosen(manager, prompts, loop_settings, tiny_policy):
     from labeling.models import Project
 
