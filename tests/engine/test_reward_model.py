@@ -308,6 +308,17 @@ def test_members_differ_more_far_from_the_data_than_on_it(engine, llama, tmp_pat
     assert sum(ratios) / 3 > 1.2, ratios
 
 
+def test_normalising_scales_all_of_a_members_score():
+    head = EnsembleHead(8, 3)
+    head.draw_priors(1.0, generator(1, "priors"))
+    states = torch.randn(5, 8)
+    with torch.no_grad():
+        before = head(states)
+        head.normalize(4.0, torch.tensor([1.0, 2.0, 3.0]))
+        torch.testing.assert_close(head(states), before / 4)
+    assert head.means.tolist() == [1.0, 2.0, 3.0]
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_random_functions_stay_where_there_is_no_data(seed):
     """Learned on a few directions, members agree there, and differ by their random functions elsewhere."""
