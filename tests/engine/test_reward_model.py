@@ -462,15 +462,16 @@ def test_each_batch_takes_its_share_of_earlier_judgments_in_turn():
     again = [[one.prompt for one in batch_of(fresh, old, step, config)] for step in range(10)]
     assert batches == again
     other = config.model_copy(update={"seed": 1})
-    assert [one.prompt for one in batch_of(fresh, old, 0, other)] != batches[0]
+    fifty = numbered(50, "old")  # So many that two orders do not begin alike by chance.
+    assert batch_of(fresh, fifty, 0, other)[-2:] != batch_of(fresh, fifty, 0, config)[-2:]
     without = Reward(model="-", train_data="-", batch_size=8)
     assert len(batch_of(fresh, [], 0, without)) == 8 and steps_per_epoch(20, without) == 3
 
 
-def test_what_was_taught_earlier_is_kept_by_replay(engine, llama, tmp_path):
+def test_what_was_taught_earlier_is_kept_by_replay(engine, llama, tmp_path, capsys):
     """New preferences say nothing of g and h; those of earlier rounds do, and are held out on other prompts."""
     new = [{"prompt": "abcd"[number % 4], "chosen": "a", "rejected": "b"} for number in range(32)]
-    earlier = [{"prompt": "abcd"[number % 4], "chosen": "g", "rejected": "h"} for number in range(16)]
+    earlier = [{"prompt": f"{'abcd'[number % 4]} a", "chosen": "g", "rejected": "h"} for number in range(16)]
     unseen = [{"prompt": "efgh"[number % 4], "chosen": "g", "rejected": "h"} for number in range(8)]
     files = {
         "train_data": write_rows(tmp_path / "train.jsonl", new),
@@ -481,6 +482,7 @@ def test_what_was_taught_earlier_is_kept_by_replay(engine, llama, tmp_path):
     assert engine.result("out")["accuracy"] == 1.0
     with_new = files | {"eval_data": write_rows(tmp_path / "both.jsonl", [*unseen, earlier[0]])}
     assert engine.run("reward", "refused", model=llama, replay_share=0.5, **REWARD, **with_new) == 2
+    assert f"1 of its prompts are in {files['replay_data']} as well" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changes", [{"replay_share": 0.5}, {"replay_data": "-"}])
