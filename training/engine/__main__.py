@@ -35,6 +35,8 @@ RUNNERS = {
     "sft": "training.engine.sft:train_policy",
     "reward": "training.engine.reward_model:train_reward_model",
     "ppo": "training.engine.ppo:train_with_ppo",
+    "grpo": "training.engine.grpo:train_with_grpo",
+    "rloo": "training.engine.rloo:train_with_rloo",
     "generate": "training.engine.evaluate:generate",
     "score": "training.engine.evaluate:score",
     "evaluate": "training.engine.evaluate:evaluate",

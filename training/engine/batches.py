@@ -115,6 +115,11 @@ def row_sums(flat: Tensor, lengths: Sequence[int]) -> Tensor:
     return torch.zeros(len(lengths), dtype=flat.dtype, device=flat.device).index_add_(0, rows, flat)
 
 
+def sums_to_go(flat: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(N,) token figures to (N,) sums from each token to the end of its row."""
+    return torch.cat([row.flip(0).cumsum(0).flip(0) for row in flat.split(list(lengths))])
+
+
 class Encoder:
     """Turns messages and answers into ids, within limits; counts what it had to cut."""
 

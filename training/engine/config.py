@@ -8,18 +8,20 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from training.engine.online_settings import CallableReward, Ppo
+from training.engine.online_settings import CallableReward, Grpo, Ppo, Rloo
 from training.engine.settings import EngineError, Evaluate, Generate, Reward, Score, Settings, Sft, Training
 
 __all__ = [
-    "METHODS", "CallableReward", "EngineError", "Evaluate", "Generate", "Ppo", "Reward", "Score", "Settings",
-    "Sft", "Training", "check_sources", "default_config", "describe", "explain", "load_config",
+    "METHODS", "CallableReward", "EngineError", "Evaluate", "Generate", "Grpo", "Ppo", "Reward", "Rloo", "Score",
+    "Settings", "Sft", "Training", "check_sources", "default_config", "describe", "explain", "load_config",
 ]  # fmt: skip
 
 METHODS: dict[str, type[Settings]] = {
     "sft": Sft,
     "reward": Reward,
     "ppo": Ppo,
+    "grpo": Grpo,
+    "rloo": Rloo,
     "generate": Generate,
     "score": Score,
     "evaluate": Evaluate,

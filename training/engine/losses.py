@@ -2,11 +2,14 @@
 what to divide by is known only to the loop, which sees the whole optimiser step.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from training.engine.batches import sums_to_go
 
 LOG_RATIO_LIMIT = 20.0  # nats; exp of more overflows before clipping can act (OpenRLHF).
 
@@ -38,16 +41,46 @@ class PolicyLoss(NamedTuple):
     kl: Tensor  # KL(old || new) estimated from the token, nats; never negative
 
 
-def clipped_policy_loss(new: Tensor, old: Tensor, advantages: Tensor, clip_range: float) -> PolicyLoss:
+def clipped_policy_loss(
+    new: Tensor, old: Tensor, advantages: Tensor, clip_range: float, clip_range_high: float | None = None
+) -> PolicyLoss:
     """PPO's pessimistic bound on the gain; new, old (N,) log-probabilities of the sampled tokens.
 
-    Source: arXiv 1707.06347, eq. 7. The KL estimate is k3 of Schulman's note, good as a meter.
+    N may as well count whole completions, each with the sum of its tokens' log-probabilities. The ratio is held
+    to 1 - clip_range and 1 + clip_range_high, which is clip_range where it is None.
+    Source: arXiv 1707.06347, eq. 7; the upper limit of its own is DAPO's, arXiv 2503.14476, section 3.1.
     """
-    log_ratio = (new - old).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    ratio = log_ratio.exp()
+    highest = 1 + (clip_range if clip_range_high is None else clip_range_high)
+    ratio = likelihood_ratio(new, old)
     free = -advantages * ratio
-    bounded = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
-    return PolicyLoss(torch.maximum(free, bounded), bounded > free, ratio.detach() - 1 - log_ratio.detach())
+    bounded = -advantages * ratio.clamp(1 - clip_range, highest)
+    return PolicyLoss(torch.maximum(free, bounded), bounded > free, approximate_kl(new.detach(), old))
+
+
+def likelihood_ratio(new: Tensor, old: Tensor) -> Tensor:
+    """(N,) how much likelier each token has become, finite for any log-probabilities."""
+    return (new - old).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+
+
+def approximate_kl(new: Tensor, old: Tensor) -> Tensor:
+    """(N,) KL(old || new) estimated from each token, nats; k3 of Schulman's note, good as a meter."""
+    log_ratio = (new - old).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def completion_kl_loss(new: Tensor, old: Tensor, reference: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(N,) terms whose summed gradient is that of the KL of whole completions to the reference, nats.
+
+    new, old, reference: (N,) log-probabilities of tokens that were sampled with `old`; lengths: of the rows.
+    A token answers for the log-ratios from it to the end of its completion: the choice made there changes what
+    follows. What came before has mean 0 in the gradient, and only adds noise. Differentiating an estimate of
+    the KL itself gives another gradient: none with k1, that of KL(reference || policy) with k3, and with k2
+    token by token (the half square) what follows is missing; k2 of whole completions has the same mean as ours.
+    The likelihood ratio corrects for tokens sampled before the policy moved. Only the gradient means anything.
+    Source: arXiv 2506.09477, on KL of sequences; arXiv 2510.01555, on k2 and on the correction.
+    """
+    following = sums_to_go((new - reference).detach(), lengths)
+    return likelihood_ratio(new, old) * following
 
 
 def value_loss(new: Tensor, old: Tensor, returns: Tensor, clip_range: float | None) -> Tensor:

@@ -27,7 +27,7 @@ class Online(Training):
     )
     reward_model: str | None = Field(
         None,
-        description="Reward model to please, which the critic starts from as well: a folder; null takes "
+        description="Reward model to please, which the critic of ppo starts from as well: a folder; null takes "
         "`rewards` alone.",
         examples=["path/to/reward_model"],
     )
@@ -169,3 +169,69 @@ class Ppo(Online):
     def first_policy_step(self) -> int:
         """Before it only the critic learns."""
         return self.critic_warmup_steps
+
+
+class Grouped(Online):
+    """What methods without a critic are told: they hold the completions of a prompt against each other."""
+
+    samples_per_prompt: int = Field(
+        8,
+        ge=2,
+        le=64,
+        description="Completions of each prompt in a batch, which are held against each other.",
+    )
+    epochs: int = Field(1, ge=1, le=20, description="Times each batch is learned from.")
+    skip_equal_groups: bool = Field(
+        False,
+        description="Whether prompts whose completions all got the same reward are left out of the update, "
+        "and of what its loss is divided by; else the price of KL still acts on them.",
+    )
+    mask_unfinished: bool = Field(
+        False,
+        description="Whether completions that were cut before their end are left out, as if never sampled: "
+        "they teach nothing and no other completion is held against them.",
+    )
+
+
+class Grpo(Grouped):
+    """Group relative policy optimisation: make likelier what is better than its prompt's other completions."""
+
+    divide_by_deviation: bool = Field(
+        False,
+        description="Whether rewards are divided by their deviation within the prompt's completions, as first "
+        "published; this favours prompts on which completions hardly differ.",
+    )
+    length_divisor: Literal["tokens", "completion", "constant"] = Field(
+        "tokens",
+        description="What losses of tokens are divided by: all tokens of the update, each completion's own "
+        "length (as first published), or max_completion_tokens.",
+    )
+    clip_range_high: float | None = Field(
+        0.28,
+        gt=0,
+        le=10,
+        description="How far the probability ratio of a token may rise above 1 and still teach; "
+        "null: clip_range, as below 1.",
+    )
+    kl_in_loss: bool = Field(
+        False,
+        description="Whether KL to the reference is a term of the loss, which neither baseline nor clipping "
+        "touches, instead of a part of the reward.",
+    )
+
+
+class Rloo(Grouped):
+    """REINFORCE leave-one-out: hold each completion against the mean of its prompt's other completions."""
+
+    samples_per_prompt: int = Field(
+        4,
+        ge=2,
+        le=64,
+        description="Completions of each prompt in a batch, which are held against each other.",
+    )
+    minibatch_size: int = Field(
+        128, ge=1, description="Completions per optimiser update; no more than the batch has."
+    )
+    whiten_advantages: bool = Field(
+        False, description="Whether advantages are brought to mean 0 and deviation 1 over the batch."
+    )

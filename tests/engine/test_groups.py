@@ -1,0 +1,569 @@
+"""grpo and rloo: how completions of a prompt are compared, what they teach, and that it is learned."""
+
+import dataclasses
+import itertools
+import math
+import random
+import signal
+import tempfile
+import time
+from functools import partial
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.engine.conftest import LIMITS, TOY, end, policy_of
+from tests.engine.test_training import NoWorkspace, gradients, rollout_of, share_of_a
+from training.engine import groups, grpo, online, rloo
+from training.engine.advantages import equal_groups, group_advantages, leave_one_out_advantages
+from training.engine.batches import row_sums, sums_to_go
+from training.engine.config import Grpo, Rloo
+from training.engine.guards import GuardStop
+from training.engine.losses import clipped_policy_loss, completion_kl_loss
+from training.engine.networks import trained_parameters
+
+GROUPED = {
+    "rewards": [TOY],
+    "steps": 30,
+    "batch_size": 32,
+    "samples_per_prompt": 4,
+    "minibatch_size": 16,
+    "learning_rate": 3e-3,
+    "kl_budget_nats": 30.0,
+    "missing_eos_penalty": 0.5,
+    "update_kl_limit_nats": 3.0,
+    "max_repeated_share": 1.0,  # In this world repetition is what is wanted.
+    "max_identical_share": 1.0,
+    "min_distinct_2": 0.0,
+    "min_entropy": 0.0,
+}
+METHODS = {"grpo": (Grpo, grpo), "rloo": (Rloo, rloo)}
+# Every option that changes what a token or a completion teaches.
+OPTIONS = {
+    "grpo by tokens": ("grpo", {}),
+    "grpo by completion": ("grpo", {"length_divisor": "completion", "clip_range_high": None}),
+    "grpo by constant": ("grpo", {"length_divisor": "constant", "entropy_coefficient": 0.05}),
+    "grpo with kl in the loss": ("grpo", {"kl_in_loss": True, "divide_by_deviation": True}),
+    "grpo as first published": ("grpo", {"length_divisor": "completion", "divide_by_deviation": True, "kl_in_loss": True}),
+    "rloo": ("rloo", {}),
+    "rloo with entropy": ("rloo", {"entropy_coefficient": 0.05, "whiten_advantages": True}),
+}  # fmt: skip
+PRICE = 0.1
+
+
+def players_of(folder, method, **changes):
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        file.write('{"prompt": "a"}\n')
+        file.flush()
+        config = METHODS[method][0](model=folder, prompts=file.name, **LIMITS | GROUPED | changes)
+        return config, groups.load_group_players(config, NoWorkspace())[1]
+
+
+def all_counted(*shape):
+    return torch.ones(*shape, dtype=torch.bool)
+
+
+def close(tensor, numbers):
+    torch.testing.assert_close(tensor, torch.tensor(numbers), atol=1e-5, rtol=1e-5)
+
+
+def move(players, scale=0.02):
+    """Away from the policy that sampled, so that some ratios leave their range, and from the reference."""
+    random_numbers = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in trained_parameters(players.policy.model).values():
+            weight.add_(torch.randn(weight.shape, generator=random_numbers) * scale)
+
+
+def lesson_of(method, rollout, config, price=PRICE):
+    """The method's own lesson and loss."""
+    _, module = METHODS[method]
+    counted = groups.comparable(rollout, config)
+    lesson = groups.Lesson(module.advantages_of(rollout, price, config), counted)
+    if method == "grpo":
+        return lesson, partial(grpo.loss_of, kl_coefficient=price, config=config)
+    return lesson, partial(rloo.loss_of, config=config)
+
+
+# Advantages by hand
+
+
+def test_group_advantages_are_rewards_above_the_groups_mean():
+    rewards = torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 8.0])  # means 3 and 6
+    close(group_advantages(rewards, 3, all_counted(6)), [-2.0, -1.0, 3.0, -1.0, -1.0, 2.0])
+    # Squares 4 + 1 + 9 = 14 and 1 + 1 + 4 = 6; over 2: deviations root 7 and root 3.
+    first, other = math.sqrt(7) + 1e-4, math.sqrt(3) + 1e-4
+    expected = [-2 / first, -1 / first, 3 / first, -1 / other, -1 / other, 2 / other]
+    close(group_advantages(rewards, 3, all_counted(6), divide_by_deviation=True), expected)
+
+
+def test_leave_one_out_advantages_are_rewards_above_the_mean_of_the_others():
+    rewards = torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 8.0])
+    # Of the others: 4, 3.5, 1.5, and 6.5, 6.5, 5.
+    close(leave_one_out_advantages(rewards, 3, all_counted(6)), [-3.0, -1.5, 4.5, -1.5, -1.5, 3.0])
+
+
+@pytest.mark.parametrize("divide", [False, True])
+def test_what_does_not_count_is_in_no_mean_and_gets_nothing(divide):
+    rewards = torch.tensor([1.0, 99.0, 3.0, float("nan"), 7.0, 7.0])
+    counted = torch.tensor([True, False, True, False, True, False])
+    # Of 1 and 3 the mean is 2 and the deviation root 2. Of a single one there is nothing to be above.
+    one = 1 / (math.sqrt(2) + 1e-4) if divide else 1.0
+    close(group_advantages(rewards, 3, counted, divide), [-one, 0.0, one, 0.0, 0.0, 0.0])
+    close(leave_one_out_advantages(rewards, 3, counted), [-2.0, 0.0, 2.0, 0.0, 0.0, 0.0])
+
+
+def test_equal_rewards_give_exactly_nothing():
+    rewards = torch.full((6,), 0.1)
+    assert not group_advantages(rewards, 3, all_counted(6)).any()
+    assert not group_advantages(rewards, 3, all_counted(6), divide_by_deviation=True).any()
+    assert not leave_one_out_advantages(rewards, 3, all_counted(6)).any()
+
+
+def test_groups_are_equal_where_what_counts_is():
+    rewards = torch.tensor([1.0, 1.0, 1.0, 2.0, 1.0, 2.0, float("nan"), float("nan"), 4.0, 5.0])
+    counted = torch.tensor([True, True, True, True, True, False, True, True, False, False])
+    assert equal_groups(rewards, 2, counted).tolist() == [True, False, True, False, True]
+
+
+def test_a_reward_that_is_no_number_is_not_passed_over():
+    rewards = torch.tensor([1.0, float("nan"), 1.0, 2.0])
+    for advantages in (
+        group_advantages(rewards, 2, all_counted(4)),
+        leave_one_out_advantages(rewards, 2, all_counted(4)),
+    ):
+        assert advantages[:2].isnan().any() and advantages[2:].isfinite().all()
+
+
+@pytest.mark.parametrize("compare", [group_advantages, leave_one_out_advantages, equal_groups])
+def test_groups_must_fill_the_batch(compare):
+    with pytest.raises(ValueError, match="5 completions do not fill groups of 2"):
+        compare(torch.zeros(5), 2, all_counted(5))
+
+
+def test_grpo_divides_scores_by_their_deviation_but_not_the_price_of_kl(llama):
+    config, players = players_of(llama, "grpo", batch_size=8, samples_per_prompt=4, divide_by_deviation=True)
+    rollout = rollout_of(config, players)
+    kl = torch.tensor([1.0, 3.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0])
+    ratios = torch.cat([torch.full((n,), float(k) / n) for n, k in zip(rollout.lengths, kl, strict=True)])
+    rollout = dataclasses.replace(
+        rollout,
+        scores=torch.tensor([5.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0]),
+        reference_logprobs=rollout.logprobs - ratios,
+    )
+    # Scores: mean 2, deviation root((9 + 3) / 3) = 2: 1.5, -.5, -.5, -.5. KL: mean 1. The other group's scores
+    # are equal, and its KL has the mean 0.5.
+    parts = [1.5, -0.5, -0.5, -0.5, 0.0, 0.0, 0.0, 0.0]
+    prices = [0.0, -0.2, 0.1, 0.1, -0.15, 0.05, 0.05, 0.05]
+    expected = [part + price for part, price in zip(parts, prices, strict=True)]
+    torch.testing.assert_close(
+        grpo.advantages_of(rollout, 0.1, config), torch.tensor(expected), atol=1e-3, rtol=0
+    )
+    in_loss = config.model_copy(update={"kl_in_loss": True})
+    torch.testing.assert_close(
+        grpo.advantages_of(rollout, 0.1, in_loss), torch.tensor(parts), atol=1e-3, rtol=0
+    )
+
+
+def test_rloo_takes_the_price_of_kl_off_before_it_compares(llama):
+    config, players = players_of(llama, "rloo", batch_size=4, samples_per_prompt=2)
+    rollout = rollout_of(config, players)
+    kl = torch.tensor([1.0, 3.0, 0.0, 2.0])
+    ratios = torch.cat([torch.full((n,), float(k) / n) for n, k in zip(rollout.lengths, kl, strict=True)])
+    scores = torch.tensor([5.0, 1.0, 2.0, 2.0])
+    rollout = dataclasses.replace(rollout, scores=scores, reference_logprobs=rollout.logprobs - ratios)
+    # Rewards 4.9, 0.7 and 2, 1.8.
+    close(rloo.advantages_of(rollout, 0.1, config), [4.2, -4.2, 0.2, -0.2])
+    white = rloo.advantages_of(rollout, 0.1, config.model_copy(update={"whiten_advantages": True}))
+    deviation = math.sqrt((4.2**2 + 0.2**2) / 2)
+    close(white, [4.2 / deviation, -4.2 / deviation, 0.2 / deviation, -0.2 / deviation])
+
+
+# Losses by hand
+
+
+def test_the_upper_limit_of_the_ratio_is_its_own():
+    new = torch.log(torch.tensor([1.25, 1.5, 0.7, 0.7]))
+    advantages = torch.tensor([1.0, 1.0, -1.0, 1.0])
+    loss, clipped, _ = clipped_policy_loss(new, torch.zeros(4), advantages, 0.2, 0.28)
+    close(loss, [-1.25, -1.28, 0.8, -0.7])
+    assert clipped.tolist() == [False, True, True, False]
+
+
+def test_sums_to_go_end_with_their_row():
+    close(
+        sums_to_go(torch.tensor([1.0, 2.0, 3.0, 10.0, 5.0, -5.0]), [3, 1, 2]),
+        [6.0, 5.0, 3.0, 10.0, 0.0, -5.0],
+    )
+
+
+def tabular(table, answer):
+    """Log-probabilities of two-token answers over three tokens; the second depends on the first."""
+    first, second = answer
+    return torch.stack(
+        [torch.log_softmax(table[0], 0)[first], torch.log_softmax(table[1 + first], 0)[second]]
+    )
+
+
+def test_the_gradient_of_the_kl_loss_is_that_of_the_kl_of_whole_completions():
+    torch.manual_seed(4)
+    table, reference = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    exact = token_by_token = ours = 0.0
+    for answer in itertools.product(range(3), repeat=2):
+        new, base = tabular(table, answer), tabular(reference, answer)
+        probability = new.sum().exp()
+        exact = exact + probability * (new - base).sum()
+        ours = ours + probability.detach() * completion_kl_loss(new, new.detach(), base, [2]).sum()
+        token_by_token = token_by_token + probability.detach() * (0.5 * (new - base) ** 2).sum()
+    wanted, found, partial_only = (
+        torch.autograd.grad(one, table, retain_graph=True)[0] for one in (exact, ours, token_by_token)
+    )
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    # The half square of each token's log-ratio forgets that the first token decides where the second is drawn.
+    assert (partial_only - wanted).abs().max() > 0.02
+
+
+def test_the_kl_loss_corrects_for_samples_of_an_older_policy():
+    torch.manual_seed(5)
+    logits, older, reference = torch.randn(4, requires_grad=True), torch.randn(4), torch.randn(4)
+    new, old, base = (torch.log_softmax(one, 0) for one in (logits, older, reference))
+    exact = (new.exp() * (new - base)).sum()
+    ours = (old.exp() * completion_kl_loss(new, old, base, [1] * 4)).sum()
+    wanted = torch.autograd.grad(exact, logits, retain_graph=True)[0]
+    torch.testing.assert_close(torch.autograd.grad(ours, logits)[0], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_token_weights_by_hand():
+    config = Grpo(model="-", prompts="-", rewards=[TOY], max_completion_tokens=10)
+    by = {name: config.model_copy(update={"length_divisor": name}) for name in ("completion", "constant")}
+    # A pass with completions of 1 and 2 tokens, of a step that has another of 5.
+    close(grpo.token_weights([1, 2], [1, 5, 2], config), [1 / 8] * 3)
+    close(grpo.token_weights([1, 2], [1, 5, 2], by["completion"]), [1 / 3, 1 / 6, 1 / 6])
+    close(grpo.token_weights([1, 2], [1, 5, 2], by["constant"]), [1 / 30] * 3)
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_gradients_do_not_depend_on_passes_or_on_the_order_of_rows(llama, name):
+    method, options = OPTIONS[name]
+    config, players = players_of(llama, method, **options)
+    players.reference = policy_of_noise(llama)
+    rollout = rollout_of(config, players)
+    move(players)
+    lesson, loss_of = lesson_of(method, rollout, config)
+    weights = trained_parameters(players.policy.model)
+    rows = list(range(32))
+    found = []
+    for budget, order in ((10_000, rows), (150, rows), (40, rows[::-1])):
+        players.policy_updater.drop()
+        cut = config.model_copy(update={"micro_batch_tokens": budget})
+        sums, _ = groups.accumulate_gradients(players, rollout, lesson, order, loss_of, cut)
+        found.append((sums, gradients(weights)))
+    for sums, others in found[1:]:
+        assert sums == pytest.approx(found[0][0], rel=1e-3, abs=1e-5)
+        torch.testing.assert_close(others, found[0][1], atol=1e-5, rtol=1e-3)
+
+
+def plain_rows(players, rollout, rows):
+    """New log-probabilities and entropies of each row's tokens, a forward pass for each token."""
+    for number in rows:
+        row, logs, entropies = rollout.rows[number], [], []
+        for place, token in enumerate(row.completion):
+            ids = torch.tensor([[*row.prompt, *row.completion[:place]]])
+            log = torch.log_softmax(players.policy.model(input_ids=ids).logits[0, -1], 0)
+            logs.append(log[token])
+            entropies.append(-(log.exp() * log).sum())
+        begin = sum(rollout.lengths[:number])
+        old = rollout.logprobs[begin : begin + len(logs)]
+        reference = rollout.reference_logprobs[begin : begin + len(logs)]
+        yield number, logs, entropies, old, reference
+
+
+def gain(ratio, advantage, low, high):
+    return min(ratio * advantage, max(min(ratio, high), low) * advantage)
+
+
+def plain_grpo(players, rollout, rows, advantages, config):
+    losses, lengths = [], []
+    high = 1 + (config.clip_range_high or config.clip_range)
+    for number, logs, entropies, old, reference in plain_rows(players, rollout, rows):
+        loss = 0.0
+        for place, log in enumerate(logs):
+            loss = loss - gain((log - old[place]).exp(), advantages[number], 0.8, high)
+            loss = loss - config.entropy_coefficient * entropies[place]
+            if config.kl_in_loss:
+                following = sum(logs[n].item() - reference[n].item() for n in range(place, len(logs)))
+                loss = loss + PRICE * following * (log - old[place]).exp()
+        losses.append(loss)
+        lengths.append(len(logs))
+    if config.length_divisor == "completion":
+        return sum(loss / length for loss, length in zip(losses, lengths, strict=True)) / len(losses)
+    if config.length_divisor == "constant":
+        return sum(losses) / (len(losses) * 8)  # The longest that a completion may be here.
+    return sum(losses) / sum(lengths)
+
+
+def plain_rloo(players, rollout, rows, advantages, config):
+    loss = 0.0
+    for number, logs, entropies, old, _ in plain_rows(players, rollout, rows):
+        ratio = (sum(logs) - sum(old)).exp()
+        loss = loss - gain(ratio, advantages[number], 0.8, 1.2)
+        loss = loss - config.entropy_coefficient * sum(entropies)
+    return loss / len(rows)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_gradient_is_that_of_a_plain_loop(llama, name):
+    method, options = OPTIONS[name]
+    config, players = players_of(llama, method, **options)
+    players.reference = policy_of_noise(llama)
+    rollout = rollout_of(config, players)
+    move(players, 0.03)
+    rows = [0, 1, 2, 5, 9, 14, 15, 31]
+    lesson, loss_of = lesson_of(method, rollout, config)
+    lesson = dataclasses.replace(lesson, advantages=torch.linspace(-2, 2, 32))
+    sums, _ = groups.accumulate_gradients(players, rollout, lesson, rows, loss_of, config)
+    weights = trained_parameters(players.policy.model)
+    ours = gradients(weights)
+    players.policy_updater.drop()
+    plain = plain_grpo if method == "grpo" else plain_rloo
+    plain(players, rollout, rows, torch.linspace(-2, 2, 32), config).backward()
+    assert 0 < sums["clipped"] < sums["ratios"]
+    torch.testing.assert_close(gradients(weights), ours, atol=1e-5, rtol=1e-3)
+
+
+def test_the_first_update_of_rloo_is_reinforce(llama):
+    config, players = players_of(llama, "rloo")
+    rollout = rollout_of(config, players)
+    lesson, loss_of = lesson_of("rloo", rollout, config)
+    groups.accumulate_gradients(players, rollout, lesson, range(32), loss_of, config)
+    weights = trained_parameters(players.policy.model)
+    ours = gradients(weights)
+    players.policy_updater.drop()
+    loss = 0.0
+    for number, logs, *_ in plain_rows(players, rollout, range(32)):
+        loss = loss - lesson.advantages[number] * sum(logs) / 32
+    loss.backward()
+    torch.testing.assert_close(gradients(weights), ours, atol=1e-5, rtol=1e-3)
+
+
+# What teaches nothing
+
+
+def weights_after(players, learn):
+    """The metrics of a call, and whether it changed any weight."""
+    before = online.copy_weights(trained_parameters(players.policy.model))
+    metrics = learn()
+    after = trained_parameters(players.policy.model)
+    return metrics, any(not torch.equal(before[name], weight) for name, weight in after.items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_rewards_teach_nothing(llama, method):
+    config, players = players_of(llama, method)
+    players.reference = policy_of_noise(llama)
+    rollout = rollout_of(config, players)
+    rollout = dataclasses.replace(rollout, scores=torch.full((32,), 0.1))
+    learn = METHODS[method][1].learn
+    metrics, changed = weights_after(players, lambda: learn(players, rollout, 1, 0.0, config))
+    assert metrics["equal_groups"] == 1.0 and not changed
+    skipping = config.model_copy(update={"skip_equal_groups": True})
+    metrics, changed = weights_after(players, lambda: learn(players, rollout, 1, 5.0, skipping))
+    assert not changed and "grad_norm" not in metrics
+    # Where they are not skipped the price of KL acts on them.
+    _, changed = weights_after(players, lambda: learn(players, rollout, 1, 5.0, config))
+    assert changed
+
+
+def policy_of_noise(folder):
+    other = policy_of(folder)
+    with torch.no_grad():
+        other.model.get_output_embeddings().weight.mul_(1.5)
+    return other
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_groups_that_are_skipped_leave_the_divisor(llama, method):
+    config, players = players_of(llama, method, skip_equal_groups=True, minibatch_size=32)
+    rollout = rollout_of(config, players)
+    scores = torch.arange(32.0)
+    scores[4:8] = 3.0
+    rollout = dataclasses.replace(rollout, scores=scores)
+    lesson, loss_of = lesson_of(method, rollout, config, price=0.0)
+    rest = [number for number in range(32) if number not in range(4, 8)]
+    groups.accumulate_gradients(players, rollout, lesson, rest, loss_of, config)
+    expected = players.policy_updater.step()  # The norm of the gradient of the others alone.
+    again, players = players_of(llama, method, skip_equal_groups=True, minibatch_size=32)
+    metrics = METHODS[method][1].learn(players, rollout, 1, 0.0, again)
+    assert metrics["grad_norm"] == pytest.approx(expected, rel=1e-4)
+    assert metrics["equal_groups"] == 1 / 8 and metrics["masked_share"] == 0.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masked_completions_neither_learn_nor_are_compared_with(llama, method):
+    norms = {}
+    for score in (-50.0, 50.0):
+        config, players = players_of(llama, method, mask_unfinished=True, minibatch_size=32)
+        rollout = rollout_of(config, players)
+        ended = torch.tensor([completion.ended for completion in rollout.completions])
+        assert 4 < ended.sum() < 28
+        rollout = dataclasses.replace(rollout, scores=torch.where(ended, torch.arange(32.0), score))
+        lesson, loss_of = lesson_of(method, rollout, config)
+        finished = [number for number in range(32) if ended[number]]
+        groups.accumulate_gradients(players, rollout, lesson, finished, loss_of, config)
+        expected = players.policy_updater.step()
+        _, players = players_of(llama, method, mask_unfinished=True, minibatch_size=32)
+        metrics = METHODS[method][1].learn(players, rollout, 1, PRICE, config)
+        assert metrics["grad_norm"] == pytest.approx(expected, rel=1e-4)
+        assert metrics["masked_share"] == pytest.approx(1 - float(ended.float().mean()))
+        norms[score] = expected
+    assert norms[-50.0] == norms[50.0] > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_without_any_finished_completion_changes_nothing(llama, method):
+    config, players = players_of(llama, method, mask_unfinished=True)
+    rollout = rollout_of(config, players)
+    cut = [dataclasses.replace(completion, ended=False) for completion in rollout.completions]
+    rollout = dataclasses.replace(rollout, completions=cut)
+    learn = METHODS[method][1].learn
+    metrics, changed = weights_after(players, lambda: learn(players, rollout, 1, PRICE, config))
+    assert not changed and metrics["masked_share"] == 1.0 and metrics["policy_loss"] == 0.0
+
+
+# Guards
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_policy_that_is_not_the_one_that_sampled_is_found_out(llama, method):
+    config, players = players_of(llama, method)
+    rollout = rollout_of(config, players)
+    move(players)
+    with pytest.raises(GuardStop, match="before the first step the policy already differs"):
+        METHODS[method][1].learn(players, rollout, 1, PRICE, config)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nan_in_a_score_does_not_move_the_policy(llama, method):
+    config, players = players_of(llama, method, minibatch_size=32)
+    rollout = rollout_of(config, players)
+    scores = rollout.scores.index_fill(0, torch.tensor([3]), float("nan"))
+    broken = dataclasses.replace(rollout, scores=scores)
+    learn = METHODS[method][1].learn
+    metrics, changed = weights_after(players, lambda: learn(players, broken, 1, PRICE, config))
+    assert metrics["refused_updates"] == 1 and not changed
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_policy_stops_for_the_iteration_where_it_has_moved_too_far(llama, method):
+    config, players = players_of(llama, method, update_kl_limit_nats=1e-6, epochs=4)
+    METHODS[method][1].learn(players, rollout_of(config, players), 1, PRICE, config)
+    assert players.policy_updater.done == 1  # the second minibatch already saw another policy
+
+
+def test_the_kl_of_a_completion_is_the_sum_of_its_log_ratios(llama):
+    config, players = players_of(llama, "grpo")
+    players.reference = policy_of_noise(llama)
+    rollout = rollout_of(config, players)
+    kl = groups.completion_kl(rollout)
+    assert float(kl.mean()) == pytest.approx(rollout.metrics["kl"], rel=1e-4) and kl.abs().max() > 0.01
+    torch.testing.assert_close(kl, row_sums(rollout.logprobs - rollout.reference_logprobs, rollout.lengths))
+
+
+# Learning
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_they_raise_the_share_of_a_wanted_word(engine, llama, prompts, method, seed):
+    assert engine.run(method, "out", model=llama, prompts=prompts, seed=seed, **GROUPED) == 0
+    common = {"prompts": prompts, "samples_per_prompt": 40}
+    engine.run("generate", "before", model=llama, **common)
+    engine.run("generate", "after", model=str(engine.folder / "out" / "model"), **common)
+    assert share_of_a(engine, "after") > share_of_a(engine, "before") + 0.3
+    result = engine.result("out")
+    assert result["stopped_by"] is None and 0 < result["kl_nats"] < 30
+    metrics = engine.events("out", "metrics")[-1]["metrics"]
+    assert {"policy_loss", "clip_fraction", "approx_kl", "grad_norm", "learning_rate", "refused_updates",
+            "equal_groups", "masked_share", "reward", "exact_kl"} <= metrics.keys()  # fmt: skip
+    AutoModelForCausalLM.from_pretrained(engine.folder / "out" / "model")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"length_divisor": "completion", "divide_by_deviation": True, "kl_in_loss": True},
+        {"length_divisor": "constant", "skip_equal_groups": True, "mask_unfinished": True, "epochs": 2},
+    ],
+)
+def test_grpo_learns_with_its_options_too(engine, llama, prompts, options):
+    assert engine.run("grpo", "out", model=llama, prompts=prompts, **GROUPED | options) == 0
+    rewards = [event["metrics"]["reward"] for event in engine.events("out", "metrics")]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.5
+
+
+@pytest.mark.parametrize(("method", "options"), [("grpo", {}), ("grpo", {"kl_in_loss": True}), ("rloo", {})])
+def test_a_high_price_of_kl_keeps_the_policy_where_it_was(engine, llama, prompts, method, options):
+    dear = GROUPED | options | {"steps": 15, "kl_coefficient": 20.0, "kl_horizon": 10**9}
+    assert engine.run(method, "out", model=llama, prompts=prompts, **dear) == 0
+    assert engine.run(method, "free", model=llama, prompts=prompts, **dear | {"kl_coefficient": 0.0}) == 0
+    assert engine.result("out")["kl_nats"] < engine.result("free")["kl_nats"] / 4
+
+
+def test_adapters_learn_without_a_critic(engine, llama, prompts):
+    adapters = {"lora_rank": 4, "learning_rate": 1e-2, "steps": 8}
+    assert engine.run("rloo", "out", model=llama, prompts=prompts, **GROUPED | adapters) == 0
+    rewards = [event["metrics"]["reward"] for event in engine.events("out", "metrics")]
+    assert rewards[-1] > rewards[0] + 0.2
+
+
+# Killed and continued
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_at_any_time_a_run_ends_with_the_same_weights(engine, llama, prompts, method):
+    settings = GROUPED | {"model": llama, "prompts": prompts, "steps": 8, "checkpoint_every_steps": 2}
+    began = time.monotonic()
+    assert engine.run(method, "whole", **settings) == 0
+    seconds = time.monotonic() - began
+    kills, moments = 0, random.Random(method)
+    for _ in range(4):
+        child = engine.start(method, "killed", **settings)
+        time.sleep(moments.uniform(0.1, 0.9) * seconds)
+        kills += end(child) == -signal.SIGKILL
+    assert kills
+    assert engine.run(method, "killed", **settings) == 0
+    assert engine.weights("killed") == engine.weights("whole")
+    assert engine.result("killed") == engine.result("whole")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_asked_to_stop_a_run_continues_from_there(engine, llama, prompts, method):
+    settings = GROUPED | {"model": llama, "prompts": prompts, "steps": 12, "checkpoint_every_steps": 1000}
+    assert engine.run(method, "whole", **settings) == 0
+    child = engine.start(method, "stopped", **settings)
+    engine.wait_for_step("stopped", 2)
+    assert end(child, signal.SIGTERM) == 143
+    assert engine.run(method, "stopped", **settings) == 0
+    assert engine.weights("stopped") == engine.weights("whole")
+
+
+# Settings
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"samples_per_prompt": 1}, "samples_per_prompt: input should be greater than or equal to 2, not 1"),
+        ({"batch_size": 30}, "batch_size: must be a multiple of samples_per_prompt"),
+    ],
+)
+def test_a_completion_needs_others_of_its_prompt(engine, prompts, capsys, method, changes, complaint):
+    settings = GROUPED | {"model": "no/such/model", "prompts": prompts} | changes
+    assert engine.run(method, "out", **settings) == 2
+    said = capsys.readouterr().err
+    assert complaint in said and said.count("\n") == 1
