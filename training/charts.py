@@ -88,6 +88,8 @@ PANELS = {
         ),
     ],
 }
+# The same figures, of which those of the critic are missing.
+PANELS |= dict.fromkeys(("grpo", "rloo"), PANELS["ppo"])
 
 
 def run_panels(run: Run) -> list[dict[str, object]]:

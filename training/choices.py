@@ -23,11 +23,18 @@ CHOICES = {
     "sft": ("model", "demonstrations"),
     "reward": ("model", "dataset"),
     "ppo": ("model", "reference_model", "reward_model", "prompts"),
+    "grpo": ("model", "reference_model", "reward_model", "prompts"),
+    "rloo": ("model", "reference_model", "reward_model", "prompts"),
     "generate": ("model", "prompts"),
     "score": ("model", "completions_of"),
     "evaluate": ("model", "baseline_model", "reward_model", "prompts"),
 }
-OPTIONAL = {("evaluate", "reward_model"), ("ppo", "reference_model")}
+OPTIONAL = {
+    ("evaluate", "reward_model"),
+    ("ppo", "reference_model"),
+    ("grpo", "reference_model"),
+    ("rloo", "reference_model"),
+}
 SPLITS = {"train": "prompts to train on", "eval": "held-out prompts", "all": "all prompts"}
 
 

@@ -209,7 +209,7 @@ def form_values(html):
     return values
 
 
-@pytest.mark.parametrize("method", ["ppo", "generate", "evaluate", "reward", "score"])
+@pytest.mark.parametrize("method", ["ppo", "grpo", "rloo", "generate", "evaluate", "reward", "score"])
 def test_the_form_of_every_method_starts_a_run_as_it_comes(
     manager, project, prompts, loop_settings, tiny_reward, frozen, queued_run, method
 ):

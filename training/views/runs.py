@@ -26,6 +26,8 @@ METHOD_WORDS = {
     "sft": "learn from demonstrations",
     "reward": "train a reward model",
     "ppo": "fine-tune a policy with PPO",
+    "grpo": "fine-tune a policy with GRPO",
+    "rloo": "fine-tune a policy with RLOO",
     "generate": "sample completions",
     "score": "score completions",
     "evaluate": "compare two policies",
