@@ -71,7 +71,7 @@ def leave_one_out_advantages(rewards: Tensor, group_size: int, counted: Tensor) 
     rewards: (B,), the completions of one prompt side by side. counted: (B,) bool; completions without it are in
     no mean and get 0, as does one that has no others; equal rewards give 0. Raises ValueError if groups do not
     fill B.
-    Source: RLOO, arXiv 2402.14740, section 3.3.
+    Source: RLOO, arXiv 2402.14740.
     """
     groups, kept = _in_groups(rewards, group_size), _in_groups(counted, group_size)  # (prompts, group_size)
     groups = _masked(groups, kept)

@@ -77,7 +77,7 @@ def token_weights(lengths: Sequence[int], step_lengths: Sequence[int], config: G
     """
     counts = torch.tensor(lengths)
     divisors = {
-        "tokens": torch.full_like(counts, sum(step_lengths)),  # DAPO, arXiv 2503.14476, eq. 8
+        "tokens": torch.full_like(counts, sum(step_lengths)),  # DAPO, arXiv 2503.14476, section 3.3
         "completion": counts * len(step_lengths),  # arXiv 2402.03300, eq. 3
         "constant": torch.full_like(counts, config.max_completion_tokens * len(step_lengths)),  # Dr. GRPO
     }

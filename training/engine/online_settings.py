@@ -211,7 +211,7 @@ class Grpo(Grouped):
         gt=0,
         le=10,
         description="How far the probability ratio of a token may rise above 1 and still teach; "
-        "null: clip_range, as below 1.",
+        "null takes clip_range, as below 1.",
     )
     kl_in_loss: bool = Field(
         False,

@@ -57,7 +57,7 @@ def loss_of(look: Look, config: Rloo) -> Loss:
 
     The ratio is that of whole completions. Where it is 1, as in the first update after sampling, the gradient
     is REINFORCE's: minus the advantage times the gradient of the completion's log-probability.
-    Source: arXiv 2402.14740, sections 3.2 and 3.3; the clipped ratio is PPO's.
+    Source: arXiv 2402.14740; the clipped ratio is PPO's.
     """
     new, old = row_sums(look.new, look.lengths), row_sums(look.old, look.lengths)  # (R,)
     parts = clipped_policy_loss(new, old, look.advantages, config.clip_range)
