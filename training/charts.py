@@ -66,6 +66,21 @@ PANELS = {
         ),
         LOSS,
     ],
+    "dpo": [
+        Panel(
+            "Accuracy",
+            "Share of pairs in which the chosen answer gained more likelihood.",
+            "share",
+            {"accuracy": "train"},
+        ),
+        Panel(
+            "Likelihood",
+            "Against the reference; chosen answers should not fall far.",
+            "nats per answer",
+            {"chosen_log_ratio": "chosen", "rejected_log_ratio": "rejected"},
+        ),
+        LOSS,
+    ],
     "ppo": [
         Panel(
             "Reward", "By the reward model: should rise, then level off.", "deviations", {"reward": "reward"}

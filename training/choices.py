@@ -25,6 +25,7 @@ CHOICES = {
     "ppo": ("model", "reference_model", "reward_model", "prompts"),
     "grpo": ("model", "reference_model", "reward_model", "prompts"),
     "rloo": ("model", "reference_model", "reward_model", "prompts"),
+    "dpo": ("model", "reference_model", "dataset"),
     "generate": ("model", "prompts"),
     "score": ("model", "completions_of"),
     "evaluate": ("model", "baseline_model", "reward_model", "prompts"),
@@ -34,6 +35,7 @@ OPTIONAL = {
     ("ppo", "reference_model"),
     ("grpo", "reference_model"),
     ("rloo", "reference_model"),
+    ("dpo", "reference_model"),
 }
 SPLITS = {"train": "prompts to train on", "eval": "held-out prompts", "all": "all prompts"}
 

@@ -23,6 +23,7 @@ ESSENTIALS = {
     "ppo": ("steps", "batch_size", "kl_budget_nats", "learning_rate", "seed"),
     "grpo": ("steps", "batch_size", "samples_per_prompt", "kl_budget_nats", "learning_rate", "seed"),
     "rloo": ("steps", "batch_size", "samples_per_prompt", "kl_budget_nats", "learning_rate", "seed"),
+    "dpo": ("epochs", "batch_size", "beta", "learning_rate", "seed"),
     "generate": ("samples_per_prompt", "temperatures", "max_completion_tokens", "seed"),
     "score": ("micro_batch_tokens",),
     "evaluate": ("samples_per_prompt", "temperature", "seed"),

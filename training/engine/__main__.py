@@ -37,6 +37,7 @@ RUNNERS = {
     "ppo": "training.engine.ppo:train_with_ppo",
     "grpo": "training.engine.grpo:train_with_grpo",
     "rloo": "training.engine.rloo:train_with_rloo",
+    "dpo": "training.engine.dpo:train_with_dpo",
     "generate": "training.engine.evaluate:generate",
     "score": "training.engine.evaluate:score",
     "evaluate": "training.engine.evaluate:evaluate",

@@ -9,11 +9,21 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from training.engine.online_settings import CallableReward, Grpo, Ppo, Rloo
-from training.engine.settings import EngineError, Evaluate, Generate, Reward, Score, Settings, Sft, Training
+from training.engine.settings import (
+    Dpo,
+    EngineError,
+    Evaluate,
+    Generate,
+    Reward,
+    Score,
+    Settings,
+    Sft,
+    Training,
+)
 
 __all__ = [
-    "METHODS", "CallableReward", "EngineError", "Evaluate", "Generate", "Grpo", "Ppo", "Reward", "Rloo", "Score",
-    "Settings", "Sft", "Training", "check_sources", "default_config", "describe", "explain", "load_config",
+    "METHODS", "CallableReward", "Dpo", "EngineError", "Evaluate", "Generate", "Grpo", "Ppo", "Reward", "Rloo", "Score", "Settings",
+    "Sft", "Training", "check_sources", "default_config", "describe", "explain", "load_config",
 ]  # fmt: skip
 
 METHODS: dict[str, type[Settings]] = {
@@ -22,6 +32,7 @@ METHODS: dict[str, type[Settings]] = {
     "ppo": Ppo,
     "grpo": Grpo,
     "rloo": Rloo,
+    "dpo": Dpo,
     "generate": Generate,
     "score": Score,
     "evaluate": Evaluate,

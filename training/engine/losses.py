@@ -2,7 +2,7 @@
 what to divide by is known only to the loop, which sees the whole optimiser step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,6 +31,33 @@ def centering_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     Source: Eisenstein et al. 2023, arXiv 2312.09244, as in TRL's center_rewards_coefficient.
     """
     return (chosen + rejected) ** 2
+
+
+def dpo_loss(margins: Tensor, tie: Tensor, beta: float, label_smoothing: float) -> Tensor:
+    """(P,) losses of pairs by the implicit reward, beta times the log-ratio of policy to reference.
+
+    margins (P,): the chosen completion's log-ratio minus the rejected one's, nats; tie (P,) bool.
+    Source: DPO, arXiv 2305.18290, eq. 7.
+    """
+    return _either_way(lambda gap: -logsigmoid(beta * gap), margins, tie, label_smoothing)
+
+
+def ipo_loss(margins: Tensor, tie: Tensor, beta: float, label_smoothing: float) -> Tensor:
+    """(P,) squared distances of margins from 1 / (2 beta): a preference that is certain asks for no more.
+
+    margins (P,), nats per token. Source: IPO, arXiv 2310.12036, eq. 17, where beta is called tau.
+    """
+    return _either_way(lambda gap: (gap - 1 / (2 * beta)) ** 2, margins, tie, label_smoothing)
+
+
+def _either_way(
+    loss: Callable[[Tensor], Tensor], margins: Tensor, tie: Tensor, label_smoothing: float
+) -> Tensor:
+    """The expected loss where a label is the wrong way round with probability `label_smoothing`; a tie with
+    one half. Source: conservative DPO, ericmitchell.ai/cdpo.pdf, eq. 3.
+    """
+    swapped = torch.where(tie, 0.5, label_smoothing)
+    return (1 - swapped) * loss(margins) + swapped * loss(-margins)
 
 
 class PolicyLoss(NamedTuple):

@@ -75,11 +75,7 @@ def preferences_of(
     if isinstance(record, RankingRecord):
         found = ranked(record.ranking, record.weight)
     else:
-        # Strength scales the loss (HelpSteer2-Preference, arXiv 2410.01257); unknown and tied count once.
-        tie = record.tie or record.strength == 0
-        found = [
-            Preference(0, 1, tie, record.weight * (record.strength or 1), OVERALL, record.strength or None)
-        ]
+        found = [Preference(0, 1, record.undecided, record.loss_weight, OVERALL, record.strength or None)]
     for label, name in enumerate(criteria, 1):
         rated = [
             (rating, place)

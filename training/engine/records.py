@@ -97,6 +97,16 @@ class PreferenceRecord(PromptRecord):
         """The completions, chosen first."""
         return (self.chosen, self.rejected)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether people found neither better."""
+        return self.tie or self.strength == 0
+
+    @property
+    def loss_weight(self) -> float:
+        """Strength scales the loss (HelpSteer2-Preference, arXiv 2410.01257); unknown and tied count once."""
+        return self.weight * (self.strength or 1)
+
 
 class RankingRecord(PromptRecord):
     """Several completions with their order: groups of places, best first; who shares a group is tied.

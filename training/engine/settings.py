@@ -188,6 +188,53 @@ class Reward(Training):
         return self
 
 
+class Dpo(Training):
+    """Direct preference optimisation: learn from preferences without a reward model."""
+
+    train_data: str = Field(
+        min_length=1,
+        description="Preferences to learn from: JSON Lines with prompt, chosen and rejected.",
+        examples=["path/to/train.jsonl"],
+    )
+    eval_data: str | None = Field(
+        None,
+        description="Preferences on other prompts, never learned from: accuracy is reported on these.",
+    )
+    reference_model: str | None = Field(
+        None, description="Policy that log-probabilities are measured against; null takes `model`."
+    )
+    loss: Literal["sigmoid", "ipo"] = Field(
+        "sigmoid",
+        description="sigmoid is DPO: the margin may grow for ever; ipo pulls the margin per token to "
+        "1 / (2 beta).",
+    )
+    beta: float = Field(
+        0.1,
+        gt=0,
+        le=100,
+        description="Implicit reward per nat of log-ratio to the reference; higher stays nearer to it.",
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="Share of the preferences that are taken to be the wrong way round."
+    )
+    sft_coefficient: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Weight of the chosen answers' negative log-likelihood per token, which keeps them likely.",
+    )
+    epochs: int = Field(1, ge=1, le=100, description="Times each preference is seen.")
+    batch_size: int = Field(32, ge=1, description="Preferences per optimiser step.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Highest learning rate of the run; "
+        "null suits the model's size: 0.12 / sqrt(parameters), at most 9e-5; ten times that for adapters.",
+    )
+    log_every_steps: int = Field(1, ge=1, description="Steps between two rows of metrics.")
+
+
 class Generate(Settings):
     """Sample completions from a policy."""
 
