@@ -31,12 +31,15 @@ class Batch:
     """B sequences side by side. N is the number of their completion tokens, over all rows.
 
     Whatever is said of tokens (log-probabilities, values, rewards) is a flat (N,) tensor in row order, so
-    that padding can enter no mean and no loss, and so that rows may be laid out in another way.
+    that padding can enter no mean and no loss, and so that rows may be laid out in another way: packed, L
+    lines of T places hold several sequences each, and (B, T) below reads (L, T).
     """
 
     ids: Tensor  # (B, T)
     positions: Tensor  # (B, T): 0 at each row's first real token
-    mask: Tensor | None  # (B, T), keeps real tokens; None where causality alone hides the padding
+    # (B, T), keeps real tokens; None where causality alone hides the padding; packed, (L, 1, T, T) bool: which
+    # place (of the last dimension) a place may look at.
+    mask: Tensor | None
     predicting: Tensor  # (N,) places in the flattened (B * T) from which a completion token is predicted
     targets: Tensor  # (N,) those completion tokens
     last: Tensor  # (B,) places of each row's last real token
@@ -73,6 +76,63 @@ def make_batch(rows: Sequence[Tokens], device: torch.device, fill: int = 0, left
     )
 
 
+def pack_batch(rows: Sequence[Tokens], device: torch.device, fill: int = 0, width: int = 0) -> Batch:
+    """Lay rows end to end on lines of `width` places, or as wide as the longest row where that is more.
+
+    Positions begin anew with each row, and the mask lets none see another: every token's log-probability is
+    that of its row alone. What is left of a line is filled with any id, which sees only such filling.
+    """
+    lines = fill_lines([row.length for row in rows], width)
+    width = max(width, *(row.length for row in rows))
+    ids = torch.full((len(lines), width), fill, dtype=torch.long)
+    positions = torch.zeros((len(lines), width), dtype=torch.long)
+    segments = torch.full((len(lines), width), -1, dtype=torch.long)
+    begins = [0] * len(rows)  # places in the flattened (L * T)
+    for line, numbers in enumerate(lines):
+        start = 0
+        for number in numbers:
+            row, end = rows[number], start + rows[number].length
+            ids[line, start:end] = torch.tensor(row.prompt + row.completion)
+            positions[line, start:end] = torch.arange(row.length)
+            segments[line, start:end] = number
+            begins[number] = line * width + start
+            start = end
+        positions[line, start:] = torch.arange(width - start)
+    same = segments[:, None, :, None] == segments[:, None, None, :]
+    firsts = [begin + len(row.prompt) - 1 for begin, row in zip(begins, rows, strict=True)]
+    predicting = [
+        torch.arange(first, first + len(row.completion)) for first, row in zip(firsts, rows, strict=True)
+    ]
+    last = [begin + row.length - 1 for begin, row in zip(begins, rows, strict=True)]
+    return Batch(
+        ids=ids.to(device),
+        positions=positions.to(device),
+        mask=same.tril().to(device),
+        predicting=torch.cat(predicting).to(device),
+        targets=torch.tensor([token for row in rows for token in row.completion], device=device),
+        last=torch.tensor(last, device=device),
+        lengths=[len(row.completion) for row in rows],
+    )
+
+
+def fill_lines(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Row numbers for each line of `width` places: the longest row first, each where it first fits.
+
+    A row longer than that makes all lines as wide as itself.
+    """
+    width = max(width, *lengths)
+    lines: list[list[int]] = []
+    free: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        line = next((line for line, places in enumerate(free) if places >= lengths[row]), len(lines))
+        if line == len(lines):
+            lines.append([])
+            free.append(width)
+        lines[line].append(row)
+        free[line] -= lengths[row]
+    return lines
+
+
 def by_token_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Row numbers in groups of like length, each padded to no more than `budget` tokens.
 
@@ -94,6 +154,17 @@ def token_batches(
     """Row numbers with their batch, a forward pass each."""
     for group in by_token_budget([row.length for row in rows], budget):
         yield group, make_batch([rows[row] for row in group], device)
+
+
+def packed_batches(
+    rows: Sequence[Tokens], budget: int, device: torch.device
+) -> Iterator[tuple[list[int], Batch]]:
+    """Row numbers with their packed batch, a forward pass each; lines are as wide as the longest row."""
+    lengths = [row.length for row in rows]
+    lines = fill_lines(lengths, 0)
+    for group in by_token_budget([max(lengths)] * len(lines), budget):
+        numbers = [row for line in group for row in lines[line]]
+        yield numbers, pack_batch([rows[row] for row in numbers], device, width=max(lengths))
 
 
 def offsets(lengths: Sequence[int]) -> list[int]:

@@ -110,7 +110,7 @@ def _train(policy: Policy, preferences: Preferences, config: Dpo, workspace: Wor
     steps = per_epoch * config.epochs
     parameters = trained_parameters(policy.model)
     rate = config.learning_rate or RATE_SHARE * learning_rate(None, policy.model, config)
-    workspace.events.message("info", describe_training(policy.model, rate, policy.runtime))
+    workspace.events.message("info", describe_training(policy.model, parameters, rate, policy.runtime))
     updater = Updater(parameters, rate, steps, config)
     checkpoints = Checkpoints(workspace.folder, workspace.events)
     start = 0

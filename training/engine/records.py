@@ -5,7 +5,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    RootModel,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from training.engine.config import EngineError, explain
 
@@ -147,6 +157,20 @@ def _check_ratings(criteria: Ratings, count: int) -> None:
             raise ValueError(f"criteria.{name} has {len(ratings)} ratings for {count} completions")
 
 
+def _kind_of_example(row: Any) -> str:
+    is_preference = isinstance(row, dict) and "chosen" in row and "completion" not in row
+    return "preference" if is_preference else "demonstration"
+
+
+class ExampleRecord(RootModel):
+    """A row to learn an answer from: a demonstration, or a preference."""
+
+    root: Annotated[
+        Annotated[DemonstrationRecord, Tag("demonstration")] | Annotated[PreferenceRecord, Tag("preference")],
+        Discriminator(_kind_of_example),
+    ]
+
+
 class CompletionRecord(PromptRecord):
     """A sampled completion."""
 
@@ -210,7 +234,7 @@ Event = Annotated[
 ]
 EVENT: TypeAdapter[MetricsEvent | ProgressEvent | MessageEvent | ResultEvent] = TypeAdapter(Event)
 
-Record = TypeVar("Record", bound=PromptRecord)
+Record = TypeVar("Record", bound=BaseModel)
 
 
 def read_event(line: str | bytes) -> MetricsEvent | ProgressEvent | MessageEvent | ResultEvent:
@@ -265,6 +289,24 @@ def _read_all(path: str | Path, read: Callable[[bytes], Record]) -> list[Record]
     if not records:
         raise EngineError(f"{path}: holds no rows")
     return records
+
+
+def read_demonstrations(path: str | Path) -> tuple[list[DemonstrationRecord], int]:
+    """Demonstrations, and of preferences the chosen answers; how many ties had none, and were left out.
+
+    A preference's weight counts, its strength does not: that is of the distance to the other answer.
+    """
+    examples = [example.root for example in read_records(path, ExampleRecord)]
+    decided = [row for row in examples if isinstance(row, DemonstrationRecord) or not row.undecided]
+    if not decided:
+        raise EngineError(f"{path}: every preference is a tie, there is no answer to learn from")
+    rows = [
+        row
+        if isinstance(row, DemonstrationRecord)
+        else DemonstrationRecord(id=row.id, prompt=row.prompt, completion=row.chosen, weight=row.weight)
+        for row in decided
+    ]
+    return rows, len(examples) - len(decided)
 
 
 def _explain(error: ValidationError) -> str:

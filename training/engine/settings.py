@@ -90,7 +90,8 @@ class Sft(Training):
 
     train_data: str = Field(
         min_length=1,
-        description="Demonstrations to learn from: JSON Lines with prompt and completion.",
+        description="Demonstrations to learn from: JSON Lines with prompt and completion, or preferences, of "
+        "which the chosen answer is learned.",
         examples=["path/to/demonstrations.jsonl"],
     )
     eval_data: str | None = Field(
@@ -104,6 +105,10 @@ class Sft(Training):
         le=1,
         description="Highest learning rate of the run; "
         "null suits the model's size: 0.4 / sqrt(parameters), at most 3e-4; ten times that for adapters.",
+    )
+    packing: bool = Field(
+        False,
+        description="Lay several demonstrations on one line, masked from each other, instead of padding each.",
     )
     log_every_steps: int = Field(10, ge=1, description="Steps between two rows of metrics.")
 

@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from training.engine.batches import Encoder, Tokens, row_sums, token_batches
+from training.engine.batches import Batch, Encoder, Tokens, packed_batches, row_sums, token_batches
 from training.engine.checkpoints import Checkpoints, part, prefixed, restore
 from training.engine.config import EngineError, Sft
 from training.engine.networks import (
@@ -22,7 +23,8 @@ from training.engine.networks import (
     settle,
     trained_parameters,
 )
-from training.engine.records import DemonstrationRecord, read_records
+from training.engine.packing import why_not_packed
+from training.engine.records import DemonstrationRecord, read_demonstrations
 from training.engine.tensors import token_logprobs
 from training.engine.updates import Updater
 from training.engine.workspace import StopRequested, Workspace
@@ -31,69 +33,33 @@ POOL = 16  # Batches whose rows are sorted by length together: little padding, o
 MAX_REFUSED = 10
 
 
+# Rows and a token budget to row numbers with their batch, a forward pass each.
+Layout = Callable[[Sequence[Tokens], int, torch.device], Iterator[tuple[list[int], Batch]]]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Demonstrations as ids, and how they are laid out."""
+
+    rows: list[Tokens]
+    weights: list[float]
+    eval_rows: list[Tokens]
+    layout: Layout
+
+
 def train_policy(config: Sft, workspace: Workspace) -> dict[str, Any]:
     """Learn from demonstrations; leaves OUT/model."""
-    records = read_records(config.train_data, DemonstrationRecord)
-    held_out = read_records(config.eval_data, DemonstrationRecord) if config.eval_data else []
-    runtime = settle(config)
-    policy = load_policy(config.model, config, runtime)
+    records = _read(config.train_data, workspace)
+    held_out = _read(config.eval_data, workspace) if config.eval_data else []
+    policy = load_policy(config.model, config, settle(config))
     add_adapters(policy.model, config)
     encoder = Encoder(policy.tokenizer, policy.end_tokens, config)
     rows, eval_rows = encode(records, encoder), encode(held_out, encoder)
     encoder.report(workspace.events)
     weights = [record.weight for record in records]
+    lesson = Lesson(rows, weights, eval_rows, _choose_layout(policy, [*rows, *eval_rows], config, workspace))
 
-    per_epoch = math.ceil(len(rows) / config.batch_size)
-    steps = per_epoch * config.epochs
-    parameters = trained_parameters(policy.model)
-    rate = learning_rate(config.learning_rate, policy.model, config)
-    workspace.events.message("info", describe_training(policy.model, parameters, rate, runtime))
-    updater = Updater(parameters, rate, steps, config)
-    checkpoints = Checkpoints(workspace.folder, workspace.events)
-    start = 0
-    if saved := checkpoints.load():
-        restore(parameters, part("policy", saved.tensors))
-        updater.load_state_dict(saved.state["updater"])
-        start = saved.step
-
-    def save(step: int) -> None:
-        checkpoints.save(step, prefixed("policy", parameters), {"updater": updater.state_dict()})
-
-    loss_sum = token_sum = 0.0
-    batches: list[list[int]] = []
-    since = time.monotonic()
-    for step in range(start, steps):
-        epoch, place = divmod(step, per_epoch)
-        if not place or step == start:
-            batches = length_batches([row.length for row in rows], config, epoch)
-        numbers = batches[place]
-        loss, tokens, norm = _update(policy, updater, [rows[n] for n in numbers], [weights[n] for n in numbers],
-                                     config)  # fmt: skip
-        if updater.refused > MAX_REFUSED:
-            raise EngineError(
-                "the gradients are not finite: lower learning_rate, or check the data and model"
-            )
-        loss_sum, token_sum = loss_sum + loss, token_sum + tokens
-        if (step + 1) % config.log_every_steps == 0 or step + 1 == steps:
-            now = time.monotonic()
-            metrics = {
-                "loss": loss_sum / max(token_sum, 1e-9),
-                "grad_norm": norm,
-                "learning_rate": updater.current_rate,
-                "epoch": (step + 1) / per_epoch,
-                "tokens_per_second": token_sum / max(now - since, 1e-9),
-            }
-            loss_sum, token_sum, since = 0.0, 0.0, now
-            if eval_rows and (step + 1) % per_epoch == 0:
-                metrics["eval_loss"] = mean_loss(policy, eval_rows, config)
-            workspace.events.metrics(step + 1, metrics)
-            workspace.events.progress("train", step + 1, steps)
-        if workspace.stopping:
-            save(step + 1)
-            raise StopRequested
-        if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == steps:
-            save(step + 1)
-
+    steps = _train(policy, lesson, config, workspace)
     result: dict[str, Any] = {"steps": steps, "demonstrations": len(rows), "loss": None, "eval_loss": None}
     result["loss"] = mean_loss(policy, rows[:512], config)
     if eval_rows:
@@ -102,6 +68,95 @@ def train_policy(config: Sft, workspace: Workspace) -> dict[str, Any]:
         merge_adapters(policy.model)
     save_model(policy.model, policy.tokenizer, workspace.folder / "model")
     return result
+
+
+def _read(path: str, workspace: Workspace) -> list[DemonstrationRecord]:
+    records, ties = read_demonstrations(path)
+    if ties:
+        workspace.events.message("info", f"{path}: {ties} preferences are ties and were left out")
+    return records
+
+
+def _choose_layout(policy: Policy, rows: list[Tokens], config: Sft, workspace: Workspace) -> Layout:
+    if not config.packing:
+        return token_batches
+    if reason := why_not_packed(policy, rows):
+        name = type(policy.model).__name__
+        workspace.events.message("warning", f"{name} cannot be packed: {reason}; rows are padded instead")
+        return token_batches
+    return packed_batches
+
+
+def _train(policy: Policy, lesson: Lesson, config: Sft, workspace: Workspace) -> int:
+    """All epochs, or what an interrupted run has left of them. Returns the number of steps of a whole run."""
+    per_epoch = math.ceil(len(lesson.rows) / config.batch_size)
+    steps = per_epoch * config.epochs
+    parameters = trained_parameters(policy.model)
+    rate = learning_rate(config.learning_rate, policy.model, config)
+    workspace.events.message("info", describe_training(policy.model, parameters, rate, policy.runtime))
+    updater = Updater(parameters, rate, steps, config)
+    checkpoints = Checkpoints(workspace.folder, workspace.events)
+    start = 0
+    if saved := checkpoints.load():
+        restore(parameters, part("policy", saved.tensors))
+        updater.load_state_dict(saved.state["updater"])
+        start = saved.step
+
+    meter = _Meter()
+    batches: list[list[int]] = []
+    for step in range(start, steps):
+        epoch, place = divmod(step, per_epoch)
+        if not place or step == start:
+            batches = _epoch_batches(lesson, config, epoch)
+        rows = [lesson.rows[number] for number in batches[place]]
+        weights = [lesson.weights[number] for number in batches[place]]
+        meter.add(*_update(policy, updater, rows, weights, config, lesson.layout))
+        if updater.refused > MAX_REFUSED:
+            raise EngineError(
+                "the gradients are not finite: lower learning_rate, or check the data and model"
+            )
+        last = step + 1 == steps
+        if last or (step + 1) % config.log_every_steps == 0:
+            metrics = meter.read() | {
+                "learning_rate": updater.current_rate,
+                "epoch": (step + 1) / per_epoch,
+            }
+            if lesson.eval_rows and (step + 1) % per_epoch == 0:
+                metrics["eval_loss"] = mean_loss(policy, lesson.eval_rows, config)
+            workspace.events.metrics(step + 1, metrics)
+            workspace.events.progress("train", step + 1, steps)
+        if last or workspace.stopping or (step + 1) % config.checkpoint_every_steps == 0:
+            checkpoints.save(step + 1, prefixed("policy", parameters), {"updater": updater.state_dict()})
+        if workspace.stopping:
+            raise StopRequested
+    return steps
+
+
+class _Meter:
+    """Loss and pace since it was last read."""
+
+    def __init__(self) -> None:
+        self._restart()
+        self._norm = math.nan
+
+    def add(self, loss: float, tokens: float, norm: float) -> None:
+        """A step's sum of the loss, the weight of its tokens, the norm of its gradient."""
+        self._loss, self._tokens, self._norm = self._loss + loss, self._tokens + tokens, norm
+
+    def read(self) -> dict[str, float]:
+        """Means over the steps since, and the last norm."""
+        seconds = time.monotonic() - self._since
+        metrics = {
+            "loss": self._loss / max(self._tokens, 1e-9),
+            "grad_norm": self._norm,
+            "tokens_per_second": self._tokens / max(seconds, 1e-9),
+        }
+        self._restart()
+        return metrics
+
+    def _restart(self) -> None:
+        self._loss = self._tokens = 0.0
+        self._since = time.monotonic()
 
 
 def encode(records: Sequence[DemonstrationRecord], encoder: Encoder) -> list[Tokens]:
@@ -123,8 +178,21 @@ def length_batches(lengths: Sequence[int], config: Sft, epoch: int) -> list[list
     return [batches[place] for place in epoch_order(config.seed, -1 - epoch, len(batches))]
 
 
+def _epoch_batches(lesson: Lesson, config: Sft, epoch: int) -> list[list[int]]:
+    """An epoch's row numbers, a list per step. Packed rows waste no places, whatever their lengths."""
+    if lesson.layout is token_batches:
+        return length_batches([row.length for row in lesson.rows], config, epoch)
+    order = epoch_order(config.seed, epoch, len(lesson.rows))
+    return [order[begin : begin + config.batch_size] for begin in range(0, len(order), config.batch_size)]
+
+
 def _update(
-    policy: Policy, updater: Updater, rows: list[Tokens], weights: list[float], config: Sft
+    policy: Policy,
+    updater: Updater,
+    rows: list[Tokens],
+    weights: list[float],
+    config: Sft,
+    layout: Layout = token_batches,
 ) -> tuple[float, float, float]:
     """One step; returns the sum of the loss, the weight of the tokens it is of, and the gradient norm.
 
@@ -132,7 +200,7 @@ def _update(
     """
     total = sum(weight * len(row.completion) for row, weight in zip(rows, weights, strict=True))
     loss_sum = 0.0
-    for group, batch in token_batches(rows, config.micro_batch_tokens, policy.runtime.device):
+    for group, batch in layout(rows, config.micro_batch_tokens, policy.runtime.device):
         logprobs = token_logprobs(policy.head, policy.hidden(batch), batch.targets, 1.0)
         weight = torch.tensor([weights[row] for row in group], device=logprobs.device)
         loss = -(row_sums(logprobs, batch.lengths) * weight).sum()
