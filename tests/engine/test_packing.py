@@ -121,7 +121,7 @@ def test_a_packed_batch_by_hand():
     batch = pack_batch([ROWS[0], ROWS[1], ROWS[3]], CPU, fill=3, width=8)
     # The longest row, of 6 tokens, takes a line to itself; then 4 and 3 tokens, and one place is left.
     assert batch.ids.tolist() == [[7, 8, 9, 10, 4, 0, 3, 3], [4, 5, 6, 0, 4, 5, 0, 3]]
-    assert batch.positions.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1], [0, 1, 2, 3, 0, 1, 2, 0]]
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 4, 5, 0, 0], [0, 1, 2, 3, 0, 1, 2, 0]]
     assert batch.predicting.tolist() == [9, 10, 0, 1, 2, 3, 4, 12, 13]
     assert batch.targets.tolist() == [6, 0, 8, 9, 10, 4, 0, 5, 0]
     assert batch.last.tolist() == [11, 5, 14]
@@ -142,13 +142,13 @@ def test_a_packed_batch_by_hand():
 def test_every_row_is_in_one_pass_and_passes_keep_to_the_budget():
     rows = [Tokens([4], [5] * length) for length in (3, 9, 1, 4, 4, 7, 2, 2, 9, 5)]
     seen = []
-    for numbers, batch in packed_batches(rows, 25, CPU):
-        assert batch.ids.numel() <= 25 and batch.ids.shape[1] == 10
+    for numbers, batch in packed_batches(rows, 30, CPU):
+        assert batch.ids.numel() <= 30 and batch.ids.shape[1] == 15
         assert batch.lengths == [len(rows[number].completion) for number in numbers]
         seen += numbers
     assert sorted(seen) == list(range(10))
     filled = sum(row.length for row in rows) / sum(
-        batch.ids.numel() for _, batch in packed_batches(rows, 25, CPU)
+        batch.ids.numel() for _, batch in packed_batches(rows, 30, CPU)
     )
     assert filled > 0.9
 
@@ -176,6 +176,12 @@ def read_both_ways(folder, width):
 def test_a_packed_token_has_the_log_probability_of_its_row_alone(folder_of, name, width):
     packed, alone = read_both_ways(folder_of(name), width)
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_a_line_may_be_longer_than_the_model_has_positions(folder_of):
+    policy = policy_of(folder_of("gpt2"))  # 64 of them
+    alone, wide = make_batch(ROWS[:1], CPU), pack_batch(ROWS[:1], CPU, width=70)
+    torch.testing.assert_close(policy.hidden(wide), policy.hidden(alone), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

@@ -80,7 +80,8 @@ def pack_batch(rows: Sequence[Tokens], device: torch.device, fill: int = 0, widt
     """Lay rows end to end on lines of `width` places, or as wide as the longest row where that is more.
 
     Positions begin anew with each row, and the mask lets none see another: every token's log-probability is
-    that of its row alone. What is left of a line is filled with any id, which sees only such filling.
+    that of its row alone. What is left of a line is filled with any id at position 0 (a line may be longer than
+    the model has positions), which sees only such filling: a place that saw nothing would be 0 / 0.
     """
     lines = fill_lines([row.length for row in rows], width)
     width = max(width, *(row.length for row in rows))
@@ -97,7 +98,6 @@ def pack_batch(rows: Sequence[Tokens], device: torch.device, fill: int = 0, widt
             segments[line, start:end] = number
             begins[number] = line * width + start
             start = end
-        positions[line, start:] = torch.arange(width - start)
     same = segments[:, None, :, None] == segments[:, None, None, :]
     firsts = [begin + len(row.prompt) - 1 for begin, row in zip(begins, rows, strict=True)]
     predicting = [
@@ -159,12 +159,17 @@ def token_batches(
 def packed_batches(
     rows: Sequence[Tokens], budget: int, device: torch.device
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Row numbers with their packed batch, a forward pass each; lines are as wide as the longest row."""
+    """Row numbers with their packed batch, a forward pass each.
+
+    Lines half as wide again as the longest row were the fastest (docs/sft.md): shorter ones leave gaps, and
+    attention pays for longer ones by their square.
+    """
     lengths = [row.length for row in rows]
-    lines = fill_lines(lengths, 0)
-    for group in by_token_budget([max(lengths)] * len(lines), budget):
+    width = max(max(lengths), min(max(lengths) * 3 // 2, budget))
+    lines = fill_lines(lengths, width)
+    for group in by_token_budget([width] * len(lines), budget):
         numbers = [row for line in group for row in lines[line]]
-        yield numbers, pack_batch([rows[row] for row in numbers], device, width=max(lengths))
+        yield numbers, pack_batch([rows[row] for row in numbers], device, width=width)
 
 
 def offsets(lengths: Sequence[int]) -> list[int]:

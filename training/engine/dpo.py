@@ -45,7 +45,6 @@ from training.engine.updates import Updater
 from training.engine.workspace import StopRequested, Workspace
 
 MAX_REFUSED = 10
-RATE_SHARE = 0.3  # Of the learning rate that suits fine-tuning; docs/dpo.md has the measurements.
 
 
 def train_with_dpo(config: Dpo, workspace: Workspace) -> dict[str, Any]:
@@ -109,7 +108,7 @@ def _train(policy: Policy, preferences: Preferences, config: Dpo, workspace: Wor
     per_epoch = math.ceil(count / config.batch_size)
     steps = per_epoch * config.epochs
     parameters = trained_parameters(policy.model)
-    rate = config.learning_rate or RATE_SHARE * learning_rate(None, policy.model, config)
+    rate = learning_rate(config.learning_rate, policy.model, config)
     workspace.events.message("info", describe_training(policy.model, parameters, rate, policy.runtime))
     updater = Updater(parameters, rate, steps, config)
     checkpoints = Checkpoints(workspace.folder, workspace.events)

@@ -235,7 +235,7 @@ class Dpo(Training):
         gt=0,
         le=1,
         description="Highest learning rate of the run; "
-        "null suits the model's size: 0.12 / sqrt(parameters), at most 9e-5; ten times that for adapters.",
+        "null suits the model's size: 0.4 / sqrt(parameters), at most 3e-4; ten times that for adapters.",
     )
     log_every_steps: int = Field(1, ge=1, description="Steps between two rows of metrics.")
 
