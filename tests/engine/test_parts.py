@@ -14,7 +14,8 @@ from training.engine.config import EngineError, Ppo, Sft
 from training.engine.generation import Completion
 from training.engine.networks import generator, learning_rate, reset_head, trained_parameters
 from training.engine.records import PromptRecord
-from training.engine.rewards import Rewards, load_callables
+from training.engine.reward_terms import build_terms, callable_term
+from training.engine.rewards import Rewards
 from training.engine.updates import Updater
 
 PROMPT = PromptRecord(prompt=[{"role": "user", "content": "a"}])
@@ -90,12 +91,13 @@ def test_a_completion_that_was_cut_loses_the_penalty_after_the_clip(llama):
 def test_a_callable_that_is_not_there_is_named():
     config = Ppo(model="-", prompts="-", rewards=[{**TOY, "path": "tests.engine.toys:absent"}])
     with pytest.raises(EngineError, match=r"toys:absent cannot be imported"):
-        load_callables(config.rewards)
+        build_terms(config.rewards, 8)
 
 
 def test_a_callable_must_answer_for_each_completion(llama):
     config, players = players_of(llama)
-    rewards = Rewards(config, [lambda prompts, completions: [1.0]], None, players.policy)
+    too_few = callable_term("m:f", lambda prompts, completions: [1.0], "rewards.0")
+    rewards = Rewards(config, [too_few], None, players.policy)
     with pytest.raises(EngineError, match="must return 2 finite numbers"):
         rewards([PROMPT] * 2, [Completion([4], [4, 0], torch.zeros(2), True)] * 2)
 
@@ -168,7 +170,11 @@ def test_a_reward_model_with_adapters_keeps_its_head(engine, llama, tmp_path):
 
 def test_prompts_are_walked_through_without_leaving_any_out():
     prompts = [PromptRecord(prompt=[{"role": "user", "content": text}]) for text in "abcde"]
-    config = Ppo(model="-", prompts="-", **LIMITS | PPO | {"batch_size": 6, "samples_per_prompt": 2})
+    config = Ppo(
+        model="-",
+        prompts="-",
+        **LIMITS | PPO | {"batch_size": 6, "minibatch_size": 6, "samples_per_prompt": 2},
+    )
     walked = [prompt.text for step in range(5) for prompt in online.batch_prompts(prompts, step, config)]
     assert walked[::2] == walked[1::2]  # two completions of each, side by side
     assert sorted(walked[:10:2]) == sorted(walked[10:20:2]) == list("abcde")  # each epoch has all

@@ -30,7 +30,14 @@ TINY = {
 OVERRIDES = {
     "generate": TINY | {"temperatures": [0.9, 1.2]},
     "reward": TINY | {"epochs": 1, "normalization_samples": 16},
-    "ppo": TINY | {"steps": 3, "batch_size": 16, "minibatch_size": 8, "checkpoint_every_steps": 1},
+    "ppo": TINY
+    | {
+        "steps": 3,
+        "critic_warmup_steps": 2,
+        "batch_size": 16,
+        "minibatch_size": 8,
+        "checkpoint_every_steps": 1,
+    },
     "evaluate": TINY,
 }
 

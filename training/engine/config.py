@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from training.engine.online_settings import CallableReward, Grpo, Ppo, Rloo
+from training.engine.online_settings import Grpo, Ppo, Rloo
+from training.engine.reward_settings import TERM_KINDS, CallableReward
 from training.engine.settings import (
     Dpo,
     EngineError,
@@ -63,7 +64,22 @@ def describe(method: str) -> str:
             f"  {name} ({_type_name(field.annotation)}; {default}{bounds})",
             f"      {field.description}",
         ]
+    if "rewards" in model.model_fields:
+        lines += ["", "  Terms of `rewards`:", *_describe_terms()]
     return "\n".join(lines)
+
+
+def _describe_terms() -> list[str]:
+    """Each kind of reward term with what can be set for it; what all share is said once."""
+    shared = ("weight", "name")
+    lines = [f"    {name}: {CallableReward.model_fields[name].description}" for name in shared]
+    for kind, term in TERM_KINDS.items():
+        lines.append(f"    {kind}: {term.__doc__}")
+        for name, field in term.model_fields.items():
+            if name not in (*shared, "kind"):
+                default = "required" if field.is_required() else f"default {json.dumps(field.default)}"
+                lines.append(f"      {name} ({_type_name(field.annotation)}; {default}): {field.description}")
+    return lines
 
 
 def _limit(part: Any) -> str:
@@ -93,8 +109,8 @@ def load_config(method: str, path: str | Path) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         raise EngineError(f"{path}: cannot be read ({error})") from error
     try:
-        values = json.loads(text)
-    except ValueError as error:
+        values = json.loads(text, object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError) as error:
         raise EngineError(f"{path}: not JSON ({error})") from error
     if not isinstance(values, dict):
         raise EngineError(f"{path}: must hold a JSON object")
@@ -104,10 +120,19 @@ def load_config(method: str, path: str | Path) -> Settings:
         raise EngineError(f"{path}{_line_of(text, error)}: {explain(error)}") from error
 
 
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values for one key the reader could only guess which was meant."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twin = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"{twin} is given twice")
+    return values
+
+
 def explain(error: ValidationError) -> str:
     """The first thing that pydantic found wrong, as a sentence with the field's name."""
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
+    field = ".".join(str(part) for part in _place(first["loc"]))
     if first["type"] == "extra_forbidden":
         return f"{field}: there is no such setting"
     if first["type"] == "missing":
@@ -115,7 +140,16 @@ def explain(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not field:
         return message
+    if first["type"] == "value_error":
+        return f"{field}: {message}"
     return f"{field}: {message[0].lower()}{message[1:]}, not {_short(first.get('input'))}"
+
+
+def _place(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Where a value stands in the file: without the kind that pydantic puts after a reward term's number."""
+    if location[:1] == ("rewards",) and location[2:3] and location[2] in TERM_KINDS:
+        return location[:2] + location[3:]
+    return location
 
 
 def _short(value: Any) -> str:

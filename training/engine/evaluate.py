@@ -64,7 +64,9 @@ def score(config: Score, workspace: Workspace) -> dict[str, Any]:
         workspace.events.progress("score", len(scores), len(rows))
     scored = [
         ScoreRecord(
-            **record.model_dump(include={"id", "prompt", "completion", "sample"}), score=value, spread=spread
+            **record.model_dump(include={"id", "prompt", "answer", "completion", "sample"}),
+            score=value,
+            spread=spread,
         )
         for record, value, spread in zip(records, scores, spreads, strict=True)
     ]
@@ -140,6 +142,7 @@ def sample_records(
             CompletionRecord(
                 id=prompt.id,
                 prompt=prompt.prompt,
+                answer=prompt.answer,
                 completion=encoder.text(completion.tokens, policy.end_tokens),
                 ended=completion.ended,
                 tokens=len(completion.tokens),

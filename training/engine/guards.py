@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from training.engine.online_settings import Online
+from training.engine.reward_terms import repeated_ngrams
 
 EOS_FALL = 0.5  # Greatest fall of the share of completions that end by themselves.
 
@@ -24,9 +25,8 @@ def text_metrics(texts: Sequence[str]) -> dict[str, float]:
     pairs = [pair for row in words for pair in pairwise(row)]
     repeated = total = 0
     for row in words:
-        triples = list(zip(row, row[1:], row[2:], strict=False))
-        total += len(triples)
-        repeated += len(triples) - len(set(triples))
+        again, triples = repeated_ngrams(row, 3)
+        repeated, total = repeated + again, total + triples
     return {
         "distinct_2": len(set(pairs)) / len(pairs) if pairs else 0.0,
         "identical_share": Counter(texts).most_common(1)[0][1] / len(texts),

@@ -269,11 +269,16 @@ def end_tokens_of(source: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return known
 
 
-def check_context(source: str, config: Settings) -> None:
-    """Raise EngineError when prompt and completion do not fit the model's context."""
+def context_of(source: str) -> int | None:
+    """Tokens that a model can read at once; None where it does not say."""
     with _named_errors(source):
         text_config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
-    limit = getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
+    return getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
+
+
+def check_context(source: str, config: Settings) -> None:
+    """Raise EngineError when prompt and completion do not fit the model's context."""
+    limit = context_of(source)
     wanted = config.max_prompt_tokens + config.max_completion_tokens + 1  # the reward model adds an end
     if limit and wanted > limit:
         raise EngineError(

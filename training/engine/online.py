@@ -39,7 +39,8 @@ from training.engine.networks import (
 )
 from training.engine.online_settings import Online
 from training.engine.records import PromptRecord, read_records
-from training.engine.rewards import Rewards, load_callables
+from training.engine.reward_terms import answer_check, build_terms
+from training.engine.rewards import Rewards
 from training.engine.tensors import exact_kl, token_logprobs, token_statistics
 from training.engine.updates import Updater
 from training.engine.workspace import StopRequested, Workspace
@@ -324,8 +325,8 @@ class Loaded:
 
 def load_players(config: Online, workspace: Workspace) -> Loaded:
     """Prompts, policy, reference and rewards. Raises EngineError where they do not fit each other."""
-    prompts = read_records(config.prompts, PromptRecord)
-    functions = load_callables(config.rewards)
+    prompts = read_records(config.prompts, PromptRecord, answer_check(config.rewards))
+    terms = build_terms(config.rewards, config.max_completion_tokens)
     runtime = settle(config)
     household, scorer = None, None
     if config.lora_rank and config.share_base:
@@ -340,7 +341,7 @@ def load_players(config: Online, workspace: Workspace) -> Loaded:
     if config.reward_model and not scorer:
         scorer = load_scorer(config.reward_model, config, runtime)
         scorer.model.requires_grad_(False)
-    rewards = Rewards(config, functions, scorer, policy)
+    rewards = Rewards(config, terms, scorer, policy)
     rewards.report(workspace.events)
     rate = learning_rate(config.learning_rate, policy.model, config)
     workspace.events.message("info", describe_training(policy.model, policy.trained(), rate, runtime))

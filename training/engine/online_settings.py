@@ -2,21 +2,10 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from training.engine.reward_settings import AnyRewardTerm, LengthReward, term_names
 from training.engine.settings import Training
-
-
-class CallableReward(BaseModel):
-    """A reward computed by a Python function `function(prompts, completions) -> list of numbers`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    kind: Literal["callable"] = Field("callable", description="The sort of term: a Python callable.")
-    path: str = Field(
-        pattern=r"^[\w.]+:\w+$", description="Where the function is: `package.module:function`."
-    )
-    weight: float = Field(1.0, description="Factor on the term before terms are added.")
 
 
 class Online(Training):
@@ -31,8 +20,20 @@ class Online(Training):
         "`rewards` alone.",
         examples=["path/to/reward_model"],
     )
-    rewards: tuple[CallableReward, ...] = Field(
-        (), strict=False, description="Further terms of the reward, each with its weight."
+    reward_model_weight: float = Field(
+        1.0,
+        ge=0,
+        le=1e6,
+        description="Factor on the reward model's score before the terms of `rewards` are added.",
+    )
+    reward_spread_coefficient: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Times the spread of the reward model's members that is taken from their mean score.",
+    )
+    rewards: tuple[AnyRewardTerm, ...] = Field(
+        (), strict=False, description="Further terms of the reward, each with its kind and weight."
     )
     share_base: bool = Field(
         True,
@@ -143,10 +144,28 @@ class Online(Training):
     def _check_rewards(self) -> Self:
         if self.reward_model is None and not self.rewards:
             raise ValueError("reward_model: name a reward model, or give at least one of `rewards`")
+        if self.reward_model is None and self.reward_spread_coefficient:
+            raise ValueError(
+                "reward_spread_coefficient: there is no reward_model whose spread it could count"
+            )
         if self.batch_size % self.samples_per_prompt:
             raise ValueError("batch_size: must be a multiple of samples_per_prompt")
+        if self.minibatch_size > self.batch_size:
+            raise ValueError("minibatch_size: may not be greater than batch_size")
         if self.kl_target > self.kl_budget_nats:
             raise ValueError("kl_target_nats: may not be greater than kl_budget_nats")
+        return self
+
+    @model_validator(mode="after")
+    def _check_terms(self) -> Self:
+        term_names(self.rewards)
+        for number, term in enumerate(self.rewards):
+            if not isinstance(term, LengthReward):
+                continue
+            if (term.overlong_tokens or 0) >= self.max_completion_tokens:
+                raise ValueError(f"rewards.{number}.overlong_tokens: must be less than max_completion_tokens")
+            if term.unit == "tokens" and term.minimum > self.max_completion_tokens:
+                raise ValueError(f"rewards.{number}.minimum: is more than max_completion_tokens allows")
         return self
 
 
@@ -169,6 +188,12 @@ class Ppo(Online):
     def first_policy_step(self) -> int:
         """Before it only the critic learns."""
         return self.critic_warmup_steps
+
+    @model_validator(mode="after")
+    def _policy_learns(self) -> Self:
+        if self.critic_warmup_steps >= self.steps:
+            raise ValueError("critic_warmup_steps: must be less than steps, or the policy never learns")
+        return self
 
 
 class Grouped(Online):

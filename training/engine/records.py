@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -14,6 +15,7 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -42,11 +44,17 @@ class PromptRecord(BaseModel):
 
     id: str | int | None = None
     prompt: tuple[Message, ...] = Field(min_length=1)
+    answer: str | None = None  # What is right, for reward terms that compare with it; a number is its text.
 
     @model_validator(mode="before")
     @classmethod
     def _accept_text(cls, value: Any) -> Any:
         return _as_messages(value)
+
+    @field_validator("answer", mode="before")
+    @classmethod
+    def _accept_number(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -71,10 +79,19 @@ def plain_prompt(messages: list[dict[str, str]]) -> str:
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty, so there is nothing to learn from")
+    return text
+
+
+Said = Annotated[str, AfterValidator(_not_blank)]
+
+
 class DemonstrationRecord(PromptRecord):
     """A prompt with an answer to learn from."""
 
-    completion: str = Field(min_length=1)
+    completion: Said
     weight: float = Field(1.0, gt=0)
 
 
@@ -86,8 +103,8 @@ Ratings = dict[str, tuple[float | None, ...]]
 class PreferenceRecord(PromptRecord):
     """One completion chosen over another; of a tie the order means nothing."""
 
-    chosen: str = Field(min_length=1)
-    rejected: str = Field(min_length=1)
+    chosen: Said
+    rejected: Said
     tie: bool = False
     strength: int | None = Field(None, ge=0, le=3)
     weight: float = Field(1.0, gt=0)
@@ -124,7 +141,7 @@ class RankingRecord(PromptRecord):
     A completion whose place is in no group was not ranked, and nothing is learned of it.
     """
 
-    completions: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=2, max_length=64)
+    completions: tuple[Said, ...] = Field(min_length=2, max_length=64)
     ranking: tuple[tuple[int, ...], ...]
     weight: float = Field(1.0, gt=0)
     annotator: str | None = None
@@ -242,25 +259,35 @@ def read_event(line: str | bytes) -> MetricsEvent | ProgressEvent | MessageEvent
     return EVENT.validate_json(line)
 
 
-def iterate_records(path: str | Path, kind: type[Record]) -> Iterator[Record]:
-    """The rows of a JSON Lines file. Raises EngineError naming file and line."""
-    return _iterate(path, kind.model_validate_json)
+Check = Callable[[Any], None]  # raises ValueError with what is wrong with a row
 
 
-def _iterate(path: str | Path, read: Callable[[bytes], Record]) -> Iterator[Record]:
+def iterate_records(
+    path: str | Path, kind: type[Record], check: Check = lambda record: None
+) -> Iterator[Record]:
+    """The rows of a JSON Lines file. Raises EngineError naming file and line, also where `check` raises
+    ValueError.
+    """
+    return _iterate(path, kind.model_validate_json, check)
+
+
+def _iterate(path: str | Path, read: Callable[[bytes], Record], check: Check) -> Iterator[Record]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                yield read(line)
-            except ValidationError as error:
-                raise EngineError(f"{path} line {number}: {_explain(error)}") from error
+                record = read(line)
+                check(record)
+            except ValueError as error:
+                reason = _explain(error) if isinstance(error, ValidationError) else str(error)
+                raise EngineError(f"{path} line {number}: {reason}") from error
+            yield record
 
 
-def read_records(path: str | Path, kind: type[Record]) -> list[Record]:
-    """All rows of a JSON Lines file; a file without any is an error."""
-    return _read_all(path, kind.model_validate_json)
+def read_records(path: str | Path, kind: type[Record], check: Check = lambda record: None) -> list[Record]:
+    """All rows of a JSON Lines file that pass `check`; a file without any is an error."""
+    return _read_all(path, kind.model_validate_json, check)
 
 
 def read_judgments(path: str | Path) -> list[PreferenceRecord | RankingRecord]:
@@ -281,9 +308,11 @@ def _has_ranking(line: bytes) -> bool:
     return isinstance(row, dict) and "ranking" in row
 
 
-def _read_all(path: str | Path, read: Callable[[bytes], Record]) -> list[Record]:
+def _read_all(
+    path: str | Path, read: Callable[[bytes], Record], check: Check = lambda record: None
+) -> list[Record]:
     try:
-        records = list(_iterate(path, read))
+        records = list(_iterate(path, read, check))
     except OSError as error:
         raise EngineError(f"{path}: cannot be read ({error})") from error
     if not records:

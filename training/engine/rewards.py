@@ -1,44 +1,26 @@
-"""What a completion is worth: a learned model's score and any Python callables, each with its weight."""
+"""What a completion is worth: a learned model's score and the terms of the config, each with its weight."""
 
-import importlib
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from training.engine.batches import Encoder, Tokens
-from training.engine.config import CallableReward, EngineError
 from training.engine.events import EventLog
 from training.engine.generation import Completion
 from training.engine.networks import Policy, Scorer, same_tokenizer
 from training.engine.online_settings import Online
 from training.engine.records import PromptRecord
-
-RewardFunction = Callable[[list[str], list[str]], list[float]]
-
-
-def load_callables(terms: Sequence[CallableReward]) -> list[RewardFunction]:
-    """The functions that a config names. Raises EngineError for one that is not there."""
-    functions = []
-    for term in terms:
-        module, name = term.path.split(":")
-        try:
-            function = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise EngineError(f"rewards: {term.path} cannot be imported ({error})") from error
-        functions.append(function)
-    return functions
+from training.engine.reward_settings import term_names
+from training.engine.reward_terms import Sample, Term
 
 
 class Rewards:
     """Scores completions by every term of the config."""
 
-    def __init__(
-        self, config: Online, functions: Sequence[RewardFunction], scorer: Scorer | None, policy: Policy
-    ) -> None:
+    def __init__(self, config: Online, terms: Sequence[Term], scorer: Scorer | None, policy: Policy) -> None:
         self._config = config
-        self._functions = functions
+        self._terms = terms
         self._scorer = scorer
         self._policy = policy
         self._texts = Encoder(policy.tokenizer, policy.end_tokens, config)
@@ -60,18 +42,22 @@ class Rewards:
         total = torch.zeros(len(completions))
         means: dict[str, float] = {}
         if self._scorer:
-            scores = self._scorer.score_rows(
-                self._rows(prompts, completions, texts), self._config.micro_batch_tokens
-            )
-            means["reward_model"], means["reward_model_std"] = (
-                float(scores.mean()),
-                float(scores.std(correction=0)),
-            )
-            total = total + scores
-        questions = [prompt.text for prompt in prompts]
-        for term, function in zip(self._config.rewards, self._functions, strict=True):
-            values = _checked(term.path, function(questions, texts), len(texts))
-            means[f"reward_{term.path.split(':')[1]}"] = float(values.mean())
+            rows = self._rows(prompts, completions, texts)
+            scores, spread = self._scorer.score_rows_with_spread(rows, self._config.micro_batch_tokens)
+            means["reward_model"] = float(scores.mean())
+            means["reward_model_std"] = float(scores.std(correction=0))
+            means["reward_model_spread"] = float(spread.mean())
+            # Where the members disagree the policy has left what they know: arXiv 2310.02743.
+            careful = scores - self._config.reward_spread_coefficient * spread
+            total = total + self._config.reward_model_weight * careful
+        samples = [
+            Sample(prompt, text, len(completion.tokens))
+            for prompt, text, completion in zip(prompts, texts, completions, strict=True)
+        ]
+        terms = self._config.rewards
+        for term, name, compute in zip(terms, term_names(terms), self._terms, strict=True):
+            values = torch.tensor(compute(samples))
+            means[f"reward_{name}"] = float(values.mean())
             total = total + term.weight * values
         limit = self._config.reward_clip
         unfinished = torch.tensor([not completion.ended for completion in completions])
@@ -91,10 +77,3 @@ class Rewards:
             ]
         ids = encoder.prompts([prompt.messages for prompt in prompts])
         return [Tokens(*row) for row in zip(ids, encoder.scored(texts), strict=True)]
-
-
-def _checked(path: str, values: Sequence[float], count: int) -> Tensor:
-    numbers = [float(value) for value in values]
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise EngineError(f"rewards: {path} must return {count} finite numbers")
-    return torch.tensor(numbers)
