@@ -93,6 +93,7 @@ def _run(method: str, config_path: str, out: str) -> int:
 def _work(method: str, config: Settings, workspace: Workspace) -> dict[str, Any]:
     module, function = RUNNERS[method].split(":")
     try:
+        importlib.import_module("training.engine.preflight").check_inputs(config)
         result = getattr(importlib.import_module(module), function)(config, workspace)
     except EngineError as error:
         workspace.events.message("error", str(error))

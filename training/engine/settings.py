@@ -41,7 +41,11 @@ class Settings(BaseModel):
         0, ge=0, le=1024, description="CPU threads to compute with; 0 leaves the number to torch."
     )
     max_prompt_tokens: int = Field(
-        256, ge=1, le=1_000_000, description="Longest prompt, in tokens; what is longer is cut from the left."
+        256,
+        ge=1,
+        le=1_000_000,
+        description="Longest prompt, in tokens; what is longer is cut from the left, and what is longer than the model's "
+        "context is an error.",
     )
     max_completion_tokens: int = Field(
         128, ge=1, le=1_000_000, description="Longest completion, in tokens, its end token included."
