@@ -140,7 +140,7 @@ def think_format(text: str) -> float:
 def length(term: LengthReward, sample: Sample, max_completion_tokens: int) -> float:
     """0 within the range, falling in a line to -1 over the margin outside it; as a bonus, 1 more.
 
-    `overlong_tokens` is L_cache of DAPO's soft over-long punishment, arXiv 2503.14476, equation 13, and
+    `overlong_tokens` is L_cache of DAPO's soft over-long punishment, arXiv 2503.14476, section 3.4, and
     `max_completion_tokens` its L_max.
     """
     count = sample.tokens if term.unit == "tokens" else len(sample.text.split())
