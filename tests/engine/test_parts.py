@@ -13,6 +13,7 @@ from training.engine import online, ppo
 from training.engine.config import EngineError, Ppo, Sft
 from training.engine.generation import Completion
 from training.engine.networks import generator, learning_rate, reset_head, trained_parameters
+from training.engine.online_state import copied
 from training.engine.records import PromptRecord
 from training.engine.reward_terms import build_terms, callable_term
 from training.engine.rewards import Rewards
@@ -115,8 +116,8 @@ def test_the_critic_starts_from_the_reward_model_with_values_of_zero(engine, lla
 
 def test_in_the_warm_up_only_the_critic_learns(llama):
     config, players = players_of(llama, critic_warmup_steps=2)
-    before = online.copy_weights(trained_parameters(players.policy.model))
-    critic = online.copy_weights(trained_parameters(players.critic.model))
+    before = copied(trained_parameters(players.policy.model))
+    critic = copied(trained_parameters(players.critic.model))
     ppo.learn(players, rollout_of(config, players), 1, 0.05, config)
     assert all(
         torch.equal(before[name], now) for name, now in trained_parameters(players.policy.model).items()

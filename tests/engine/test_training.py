@@ -235,7 +235,7 @@ def test_a_reward_that_is_no_number_ends_the_run_with_a_sentence(engine, llama, 
 
 HEALTHY = {
     "exact_kl": 1.0, "entropy": 1.0, "reward": 0.0, "identical_share": 0.1, "distinct_2": 0.5,
-    "repeated_share": 0.1, "eos_rate": 1.0,
+    "repeated_share": 0.1, "run_share": 0.1, "length": 10.0, "eos_rate": 1.0,
 }  # fmt: skip
 
 
@@ -261,7 +261,7 @@ def test_each_guard_says_why(change, reason):
 def test_how_varied_texts_are_by_hand():
     metrics = text_metrics(["a b a b a b", "c d", "c d"])
     # Pairs: ab ba ab ba ab, cd, cd: 3 kinds of 7. 3-grams of the first: aba bab aba bab, 2 of 4 repeat.
-    assert metrics == {"distinct_2": 3 / 7, "identical_share": 2 / 3, "repeated_share": 0.5}
+    assert metrics == {"distinct_2": 3 / 7, "identical_share": 2 / 3, "repeated_share": 0.5, "run_share": 0.0}
 
 
 # Learning

@@ -39,7 +39,10 @@ METHODS: dict[str, type[Settings]] = {
     "evaluate": Evaluate,
 }
 
-MODEL_FIELDS = ("model", "reference_model", "reward_model", "baseline_model", "judge_model", "policy_model")
+MODEL_FIELDS = (
+    "model", "reference_model", "reward_model", "held_out_reward_model", "baseline_model", "judge_model",
+    "second_judge_model", "policy_model",
+)  # fmt: skip
 FILE_FIELDS = ("train_data", "eval_data", "replay_data", "prompts", "completions")
 
 

@@ -15,6 +15,7 @@ from training.engine.guards import text_metrics
 from training.engine.intervals import mean_interval, share_interval
 from training.engine.networks import (
     Policy,
+    Scorer,
     generator,
     load_policy,
     load_scorer,
@@ -86,7 +87,8 @@ def evaluate(config: Evaluate, workspace: Workspace) -> dict[str, Any]:
     runtime = settle(config)
     policy = load_policy(config.model, config, runtime)
     baseline = load_policy(config.baseline_model, config, runtime)
-    judge = load_scorer(config.judge_model, config, runtime) if config.judge_model else None
+    sources = {"": config.judge_model, "second_": config.second_judge_model}
+    judges = {name: load_scorer(source, config, runtime) for name, source in sources.items() if source}
     how = Sampling(config.max_completion_tokens, (config.temperature,), config.samples_per_prompt)
     sampled, records = sample_records(policy, prompts, how, config, workspace, "sample model")
     _, others = sample_records(baseline, prompts, how, config, workspace, "sample baseline")
@@ -98,23 +100,37 @@ def evaluate(config: Evaluate, workspace: Workspace) -> dict[str, Any]:
     result |= describe_samples(records)
     result |= {f"baseline_{name}": value for name, value in describe_samples(others).items()}
     result |= {"kl_nats": None, "kl_nats_interval": None, "win_rate": None, "win_rate_interval": None}
+    result |= {"second_win_rate": None, "second_win_rate_interval": None}
     if same_tokenizer(policy.tokenizer, baseline.tokenizer):
         kl = completion_kl(policy, baseline, sampled, config.temperature or 1.0, config, workspace)
         result["kl_nats"], result["kl_nats_interval"] = mean_interval(kl, clusters)
     else:
         workspace.events.message("warning", "the two policies have different tokenizers: no KL between them")
-    if judge:
-        encoder = Encoder(judge.tokenizer, judge.end_tokens, config)
-        ours, theirs = (
-            judge.score_rows(
-                encode_answers(encoder, rows, [row.completion for row in rows]), config.micro_batch_tokens
-            )
-            for rows in (records, others)
-        )
-        wins = ((ours > theirs).float() + 0.5 * (ours == theirs).float()).tolist()
-        result["win_rate"], result["win_rate_interval"] = share_interval(wins, clusters)
-        result["judge_mean"], result["baseline_judge_mean"] = float(ours.mean()), float(theirs.mean())
+    for name, judge in judges.items():
+        verdict = compare(judge, records, others, config)
+        result |= {f"{name}{figure}": value for figure, value in verdict.items()}
     return result
+
+
+def compare(
+    judge: Scorer, records: Sequence[CompletionRecord], others: Sequence[CompletionRecord], config: Evaluate
+) -> dict[str, Any]:
+    """How often the judge puts a completion above the one beside it; a tie is half a win."""
+    encoder = Encoder(judge.tokenizer, judge.end_tokens, config)
+    ours, theirs = (
+        judge.score_rows(
+            encode_answers(encoder, rows, [row.completion for row in rows]), config.micro_batch_tokens
+        )
+        for rows in (records, others)
+    )
+    wins = ((ours > theirs).float() + 0.5 * (ours == theirs).float()).tolist()
+    win_rate, interval = share_interval(wins, [record.key for record in records])
+    return {
+        "win_rate": win_rate,
+        "win_rate_interval": interval,
+        "judge_mean": float(ours.mean()),
+        "baseline_judge_mean": float(theirs.mean()),
+    }
 
 
 def sample_records(

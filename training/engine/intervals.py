@@ -31,6 +31,12 @@ def mean_interval(values: Sequence[float], clusters: Sequence[Hashable]) -> tupl
     return mean, [mean - half, mean + half]
 
 
+def standard_error(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
+    """Of a mean over clustered rows; rows of a single cluster count by themselves."""
+    known = clusters if len(set(clusters)) > 1 else range(len(values))
+    return math.sqrt(_variance_of_mean(values, known))
+
+
 def _variance_of_mean(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
     """Variance of the mean from the sums of each cluster's deviations, with the small-sample factor."""
     mean = sum(values) / len(values)

@@ -7,20 +7,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from training.engine.advantages import next_coefficient
 from training.engine.batches import Encoder, Tokens, row_sums, token_batches
-from training.engine.checkpoints import Checkpoints, part, prefixed, restore
 from training.engine.config import EngineError
-from training.engine.generation import Completion, Sampling, sample
+from training.engine.generation import Sampling, sample
 from training.engine.guards import GuardStop, check_rollout, check_start, text_metrics
 from training.engine.intervals import mean_interval
+from training.engine.judges import Judge, load_judge
 from training.engine.networks import (
     Policy,
     Runtime,
@@ -38,9 +37,11 @@ from training.engine.networks import (
     settle,
 )
 from training.engine.online_settings import Online
+from training.engine.online_state import OnlineState
 from training.engine.records import PromptRecord, read_records
 from training.engine.reward_terms import answer_check, build_terms
 from training.engine.rewards import Rewards
+from training.engine.rollout import Rollout
 from training.engine.tensors import exact_kl, token_logprobs, token_statistics
 from training.engine.updates import Updater
 from training.engine.workspace import StopRequested, Workspace
@@ -48,7 +49,6 @@ from training.engine.workspace import StopRequested, Workspace
 if TYPE_CHECKING:
     from training.engine.sharing import Household
 
-MAX_REFUSED_ITERATIONS = 3
 FINAL_COMPLETIONS = 256  # sampled to measure the policy that is saved
 
 
@@ -80,37 +80,6 @@ class Players:
         return {"policy": self.policy_updater}
 
 
-@dataclass
-class Rollout:
-    """Completions with all that was known of them before the update; token figures are flat (N,)."""
-
-    prompts: list[PromptRecord]
-    completions: list[Completion]
-    rows: list[Tokens]
-    scores: Tensor  # (B,)
-    logprobs: Tensor  # (N,) under the policy that sampled
-    reference_logprobs: Tensor
-    exact_kl: Tensor
-    entropy: Tensor
-    metrics: dict[str, float]
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each completion."""
-        return [len(row.completion) for row in self.rows]
-
-
-@dataclass
-class Progress:
-    """What the loop remembers between iterations, beside weights and optimisers; all of it is saved."""
-
-    kl_coefficient: float
-    refused: int = 0  # iterations in a row in which an update was refused
-    first: dict[str, float] = field(default_factory=dict)  # metrics of the first rollout
-    good: dict[str, Any] = field(default_factory=dict)  # what was measured of the last good policy
-    history: list[list[float]] = field(default_factory=list)  # [exact KL, reward] of each iteration
-
-
 # A rollout, the iteration's number and the price of KL, in reward per nat, to metrics.
 Learn = Callable[[Rollout, int, float], dict[str, float]]
 
@@ -118,94 +87,88 @@ Learn = Callable[[Rollout, int, float], dict[str, float]]
 def train_online(
     config: Online, players: Players, prompts: list[PromptRecord], learn: Learn, workspace: Workspace
 ) -> dict[str, Any]:
-    """Improve a policy on a reward within a KL budget; leaves OUT/model, the last policy that kept to it."""
-    weights, updaters = players.weights(), players.updaters()
-    policy_weights = weights["policy"]
-    good_weights = copy_weights(policy_weights)
-    progress = Progress(config.kl_coefficient)
-    checkpoints = Checkpoints(workspace.folder, workspace.events)
-    start = 0
-    if saved := checkpoints.load():
-        start = saved.step
-        for name, network in weights.items():
-            restore(network, part(name, saved.tensors))
-            updaters[name].load_state_dict(saved.state["updaters"][name])
-        restore(good_weights, part("good", saved.tensors))
-        progress = Progress(**saved.state["progress"])
+    """Improve a policy on a reward within a KL budget; leaves OUT/model and OUT/marked.jsonl.
 
-    def save(step: int) -> None:
-        tensors = prefixed("good", good_weights)
-        for name, network in weights.items():
-            tensors |= prefixed(name, network)
-        states = {name: updater.state_dict() for name, updater in updaters.items()}
-        checkpoints.save(step, tensors, {"updaters": states, "progress": vars(progress)})
-
+    The model is the best policy by the held-out reward model, or without one the last that passed every guard.
+    """
+    held_out = load_judge(config.held_out_reward_model, players.policy, config)
+    state = OnlineState(players, config, workspace)
     stopped_by = None
-    step = start
+    step = start = state.resume()
+    progress = state.progress
     try:
         for step in range(start, config.steps):
             began = time.monotonic()
             try:
                 rollout = collect(players, batch_prompts(prompts, step, config), step, config, workspace)
             except StopRequested:
-                save(step)  # Nothing has changed since the last step: what was sampled is sampled again.
+                # Nothing has changed since the last step: what was sampled is sampled again.
+                state.save(step)
                 raise
+            if held_out and step % config.held_out_every_steps == 0:
+                rollout.ask(held_out)
             sampled = time.monotonic()
-            progress.first = progress.first or rollout.metrics
-            check_rollout(rollout.metrics, progress.first, config)
-            if not step:
-                same = config.reference_model in (None, config.model)
-                check_start(
-                    0.0, rollout.metrics["exact_kl"] if same else None, players.policy.runtime.tolerance
-                )
-            good_weights = copy_weights(policy_weights)
-            progress.good = _summary(rollout, step)
-            progress.history.append([rollout.metrics["exact_kl"], rollout.metrics["reward"]])
-
-            metrics = rollout.metrics | {"kl_coefficient": progress.kl_coefficient}
-            metrics |= learn(rollout, step, progress.kl_coefficient)
-            progress.refused = progress.refused + 1 if metrics["refused_updates"] else 0
-            if progress.refused >= MAX_REFUSED_ITERATIONS:
-                raise GuardStop("gradients were not finite in three iterations in a row")
-            if step >= config.first_policy_step:
-                progress.kl_coefficient = next_coefficient(
-                    progress.kl_coefficient,
-                    metrics["exact_kl"],
-                    config.kl_target,
-                    config.batch_size,
-                    config.kl_horizon,
-                )
+            metrics = rollout.metrics
+            if rollout.is_finite:
+                check(rollout, step, state, players, config)
+                if step > start and step % config.checkpoint_every_steps == 0:
+                    state.save(step)  # A state whose rollout passed needs no other one to return to.
+                coefficient = progress.kl_coefficient
+                metrics = metrics | {"kl_coefficient": coefficient} | learn(rollout, step, coefficient)
+                state.after_update(metrics["refused_updates"])
+                if step >= config.first_policy_step:
+                    progress.kl_coefficient = next_coefficient(
+                        coefficient,
+                        metrics["exact_kl"],
+                        config.kl_target,
+                        config.batch_size,
+                        config.kl_horizon,
+                    )
+            else:
+                state.roll_back("a probability or a reward")
+            metrics["rollbacks"] = progress.rollbacks
             metrics["rollout_seconds"] = sampled - began
             metrics["update_seconds"] = time.monotonic() - sampled
             metrics["tokens_per_second"] = len(rollout.logprobs) / (time.monotonic() - began)
             workspace.events.metrics(step + 1, metrics)
             workspace.events.progress("train", step + 1, config.steps)
-            last = step + 1 == config.steps
-            if last or workspace.stopping or (step + 1) % config.checkpoint_every_steps == 0:
-                save(step + 1)
+            if workspace.stopping or step + 1 == config.steps:
+                state.save(step + 1)
             workspace.check_stop()
         step = config.steps
-        final = _measure_final(players, prompts, config, workspace)
-        check_rollout(final.metrics, progress.first or final.metrics, config)
-        progress.good, good_weights = _summary(final, config.steps), copy_weights(policy_weights)
+        check(_measure_final(players, prompts, held_out, config, workspace), step, state, players, config)
     except GuardStop as stop:
         stopped_by = str(stop)
         workspace.events.message("warning", f"stopped after {step} steps: {stopped_by}")
-        if not progress.good:  # Not even the first policy passed: it is saved as it came.
-            progress.good = {"steps": 0, "kl_nats": None, "kl_interval": None, "reward_mean": None}
 
-    restore(policy_weights, good_weights)
+    kept = state.keep()
     players.save(workspace.folder / "model")
-    return {
-        **progress.good,
+    state.write_marked()
+    return kept | {
         "stopped_by": stopped_by,
         "kl_budget_nats": config.kl_budget_nats,
         "kl_coefficient": progress.kl_coefficient,
+        "rollbacks": progress.rollbacks,
+        "overoptimisation": state.curve and state.curve.describe(),
         "first": {
             name: progress.first.get(name)
-            for name in ("reward", "entropy", "length", "eos_rate", "distinct_2")
+            for name in ("reward", "held_out_reward", "entropy", "length", "eos_rate", "distinct_2")
         },
     }
+
+
+def check(rollout: Rollout, step: int, state: OnlineState, players: Players, config: Online) -> None:
+    """Remember the policy that wrote this as good, or raise GuardStop saying why it is not."""
+    progress = state.progress
+    is_first = not progress.first
+    progress.first = progress.first or rollout.metrics
+    state.mark(rollout, step)
+    check_rollout(rollout.metrics, progress.first, config)
+    state.look(rollout, step)
+    if is_first:
+        same = config.reference_model in (None, config.model)
+        check_start(0.0, rollout.metrics["exact_kl"] if same else None, players.policy.runtime.tolerance)
+    state.accept(rollout, _summary(rollout, step))
 
 
 def collect(
@@ -236,18 +199,16 @@ def collect(
             kl = exact_kl(policy.head, hidden, players.reference.head, reference_hidden, config.temperature)
             places = torch.cat([torch.arange(ends[row] - lengths[row], ends[row]) for row in group])
             figures[:, places.to(figures.device)] = torch.stack([own.logprobs, reference, kl, own.entropy])
-    rollout = Rollout(prompts, completions, rows, scores, *figures.unbind(), metrics=terms)
-    rollout.metrics |= _describe(rollout, players)
+    texts = [players.encoder.text(completion.tokens, policy.end_tokens) for completion in completions]
+    heat = config.temperature
+    rollout = Rollout(prompts, completions, rows, scores, *figures.unbind(), terms, heat, texts)
+    rollout.metrics |= _describe(rollout)
     return rollout
 
 
-def _describe(rollout: Rollout, players: Players) -> dict[str, float]:
+def _describe(rollout: Rollout) -> dict[str, float]:
     """What the log and the guards read of a rollout."""
     recorded = torch.cat([completion.logprobs for completion in rollout.completions])
-    texts = [
-        players.encoder.text(completion.tokens, players.policy.end_tokens)
-        for completion in rollout.completions
-    ]
     count = len(rollout.rows)
     log_ratios = rollout.logprobs - rollout.reference_logprobs
     return {
@@ -259,7 +220,7 @@ def _describe(rollout: Rollout, players: Players) -> dict[str, float]:
         "eos_rate": sum(completion.ended for completion in rollout.completions) / count,
         # The health of sampling: how far its probabilities are from those of the forward pass.
         "sampling_gap": float((recorded.exp() - rollout.logprobs.cpu().exp()).abs().mean()),
-        **text_metrics(texts),
+        **text_metrics(rollout.texts),
     }
 
 
@@ -277,12 +238,13 @@ def _summary(rollout: Rollout, step: int) -> dict[str, Any]:
     kl, interval = mean_interval(
         row_sums(rollout.exact_kl, rollout.lengths).tolist(), [prompt.key for prompt in rollout.prompts]
     )
-    names = ("entropy", "length", "eos_rate", "distinct_2", "identical_share", "repeated_share")
+    names = ("entropy", "length", "eos_rate", "distinct_2", "identical_share", "repeated_share", "run_share")
     return {
         "steps": step,
         "kl_nats": kl,
         "kl_interval": interval,
         "reward_mean": rollout.metrics["reward"],
+        "held_out_reward": rollout.metrics.get("held_out_reward"),
         **{name: rollout.metrics[name] for name in names},
     }
 
@@ -300,12 +262,19 @@ def batch_prompts(prompts: Sequence[PromptRecord], step: int, config: Online) ->
 
 
 def _measure_final(
-    players: Players, prompts: Sequence[PromptRecord], config: Online, workspace: Workspace
+    players: Players,
+    prompts: list[PromptRecord],
+    held_out: Judge | None,
+    config: Online,
+    workspace: Workspace,
 ) -> Rollout:
     """A rollout of the policy as it ended, larger than a step's, for figures that hold."""
     count = max(config.batch_size, FINAL_COMPLETIONS // config.samples_per_prompt * config.samples_per_prompt)
     larger = config.model_copy(update={"batch_size": count})
-    return collect(players, batch_prompts(prompts, 0, larger), config.steps, larger, workspace)
+    rollout = collect(players, batch_prompts(prompts, 0, larger), config.steps, larger, workspace)
+    if held_out:
+        rollout.ask(held_out)
+    return rollout
 
 
 @dataclass(frozen=True)
@@ -365,8 +334,3 @@ def _load_apart(config: Online, runtime: Runtime) -> tuple[Policy, Policy]:
 def updates_per_iteration(config: Online) -> int:
     """Optimiser updates of one iteration."""
     return config.epochs * math.ceil(config.batch_size / config.minibatch_size)
-
-
-def copy_weights(weights: dict[str, Any]) -> dict[str, Tensor]:
-    """By name, apart from what goes on learning."""
-    return {name: weight.detach().clone() for name, weight in weights.items()}

@@ -40,6 +40,18 @@ class Online(Training):
         description="With adapters: keep one copy of the base in memory, on which policy, critic and reward model "
         "take turns and which alone is the reference. False loads each network for itself.",
     )
+    held_out_reward_model: str | None = Field(
+        None,
+        description="Second reward model, of other preferences or another seed, that is watched and never "
+        "learned from: a folder; null goes without.",
+    )
+    held_out_every_steps: int = Field(1, ge=1, description="Iterations between two looks of that model.")
+    held_out_tolerance: float = Field(
+        4.0,
+        gt=0,
+        description="The run stops when the reward has risen while the held-out one has fallen from its best "
+        "by more than so many standard errors.",
+    )
     prompts: str = Field(
         min_length=1,
         description="Prompts to sample for: JSON Lines with prompt as text or messages.",
@@ -116,10 +128,24 @@ class Online(Training):
         0.5,
         gt=0,
         le=1,
-        description="Greatest share of repeated 3-grams within completions; more stops the run.",
+        description="Greatest share of repeated 3-grams within completions, and of words that only repeat the "
+        "one before; more stops the run.",
+    )
+    max_length_factor: float = Field(
+        3.0,
+        gt=1,
+        description="Factor by which the mean length of completions may leave its start, up or down; more "
+        "stops the run.",
     )
     min_entropy: float = Field(
         0.005, ge=0, description="Smallest entropy, in nats per token; less stops the run."
+    )
+    marked_samples: int = Field(
+        32,
+        ge=0,
+        le=10_000,
+        description="Completions of the last iterations to put before people in OUT/marked.jsonl: those of the "
+        "highest reward, and those on which reward and held-out reward differ most.",
     )
     checkpoint_every_steps: int = Field(
         5, ge=1, description="Iterations between two checkpoints; at most so many are lost to a crash."
@@ -148,6 +174,8 @@ class Online(Training):
             raise ValueError(
                 "reward_spread_coefficient: there is no reward_model whose spread it could count"
             )
+        if self.held_out_reward_model is not None and self.held_out_reward_model == self.reward_model:
+            raise ValueError("held_out_reward_model: must be another model than reward_model")
         if self.batch_size % self.samples_per_prompt:
             raise ValueError("batch_size: must be a multiple of samples_per_prompt")
         if self.minibatch_size > self.batch_size:

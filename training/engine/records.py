@@ -199,6 +199,14 @@ class CompletionRecord(PromptRecord):
     logprob: float | None = None  # Of all its tokens under the policy at that temperature, in nats.
 
 
+class MarkedRecord(CompletionRecord):
+    """A completion that people should look at, and why."""
+
+    reward: float
+    held_out_reward: float | None = None  # None where no held-out reward model looked at it.
+    reason: str
+
+
 class ScoreRecord(PromptRecord):
     """A completion with the reward model's score, in deviations above the reference policy's mean."""
 

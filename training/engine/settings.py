@@ -21,7 +21,12 @@ class Settings(BaseModel):
     )
 
     # What each named model must be: a policy where nothing is said.
-    model_kinds: ClassVar[dict[str, str]] = {"reward_model": "reward", "judge_model": "reward"}
+    model_kinds: ClassVar[dict[str, str]] = {
+        "reward_model": "reward",
+        "held_out_reward_model": "reward",
+        "judge_model": "reward",
+        "second_judge_model": "reward",
+    }
 
     model: str = Field(
         min_length=1,
@@ -287,6 +292,11 @@ class Evaluate(Settings):
     )
     judge_model: str | None = Field(
         None, description="Reward model that says which completion wins; null leaves the win rate out."
+    )
+    second_judge_model: str | None = Field(
+        None,
+        description="Another reward model to ask as well, of other preferences or another seed than the one "
+        "that the policy learned from; null asks one alone.",
     )
     prompts: str = Field(
         min_length=1,
