@@ -125,7 +125,7 @@ class OnlineState:
             metrics["held_out_reward"],
             metrics["held_out_error"],
         )
-        self.progress.looks.append(asdict(look))
+        self.progress.looks[step] = asdict(look)
         curve = self.curve
         if curve and curve.peak_kl is not None:
             metrics["predicted_peak_kl"] = curve.peak_kl

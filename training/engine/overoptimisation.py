@@ -8,12 +8,10 @@ R(d) = d (alpha - beta log d). Setting its derivative alpha - beta - beta log d 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-
-import torch
+from statistics import fmean
 
 MIN_POINTS = 5
-# Beyond this condition number d and d log d cannot be told apart (Belsley, Kuh and Welsch 1980).
-MAX_CONDITION = 30.0
+MAX_CORRELATION = 0.995  # of d and d log d over the points; above it alpha and beta cannot be told apart
 MAX_EXTRAPOLATION = 10.0  # A peak at more than so many times the greatest KL seen is not in sight.
 
 
@@ -33,9 +31,7 @@ class RewardCurve:
         if self.beta <= 0:
             return None
         logarithm = 2 * (self.alpha / self.beta - 1)
-        if not self.greatest_kl or logarithm > math.log(MAX_EXTRAPOLATION * self.greatest_kl):
-            return None
-        return math.exp(logarithm)
+        return None if logarithm > math.log(MAX_EXTRAPOLATION * self.greatest_kl) else math.exp(logarithm)
 
     def describe(self) -> dict[str, float | None]:
         """For the result of a run."""
@@ -47,14 +43,22 @@ def fit_curve(kl: Sequence[float], rewards: Sequence[float]) -> RewardCurve | No
 
     None with fewer than MIN_POINTS, or where their KL does not vary enough to tell alpha from beta. A
     departure from the source: the reward at the start is fitted as well, since it is measured with noise.
+    Sums are exact, so that a resumed run reports the same digits.
     """
     if len(kl) < MIN_POINTS:
         return None
-    d = torch.tensor(kl, dtype=torch.float64).clamp(min=0).sqrt()
-    columns = torch.stack([torch.ones_like(d), d, -torch.xlogy(d, d)], dim=1)  # (points, 3); 0 log 0 is 0
-    scale = columns.norm(dim=0)
-    if float(scale.min()) == 0 or not float(torch.linalg.cond(columns / scale)) <= MAX_CONDITION:
+    d = [math.sqrt(max(0.0, value)) for value in kl]
+    bends = [-value * math.log(value) if value else 0.0 for value in d]  # what beta is multiplied by
+    means = fmean(d), fmean(bends), fmean(rewards)
+    x, y, r = ([one - mean for one in row] for row, mean in zip((d, bends, rewards), means, strict=True))
+    xx, yy, xy, xr, yr = (_product(*pair) for pair in ((x, x), (y, y), (x, y), (x, r), (y, r)))
+    if xy**2 >= MAX_CORRELATION**2 * xx * yy:
         return None
-    target = torch.tensor(rewards, dtype=torch.float64)[:, None]
-    found = (torch.linalg.lstsq(columns / scale, target).solution[:, 0] / scale).tolist()
-    return RewardCurve(*found, points=len(kl), greatest_kl=max(kl))
+    determinant = xx * yy - xy**2
+    alpha, beta = (xr * yy - yr * xy) / determinant, (yr * xx - xr * xy) / determinant
+    start = means[2] - alpha * means[0] - beta * means[1]
+    return RewardCurve(start, alpha, beta, len(kl), max(kl))
+
+
+def _product(one: Sequence[float], other: Sequence[float]) -> float:
+    return math.fsum(a * b for a, b in zip(one, other, strict=True))
