@@ -8,13 +8,13 @@ def share(text, word):
 
 def gold(text):
     """What people want. Nothing learns from it but the held-out reward model, through preferences."""
-    return 6 * share(text, "a") - 6 * share(text, "h") - 3 * max(0, len(text.split()) - 6)
+    return 6 * share(text, "a") - 6 * share(text, "h") - 3 * max(0, len(text.split()) - 9)
 
 
 def likes_length(prompts, completions):
-    """What people want, but they want it brief, and here each word more, up to ten, is worth a little."""
+    """What people want, but they want it brief, and here each word more, up to thirteen, is worth a little."""
     return [
-        6 * share(text, "a") - 6 * share(text, "h") + 0.2 * (10 - abs(10 - len(text.split())))
+        6 * share(text, "a") - 6 * share(text, "h") + 0.2 * (13 - abs(13 - len(text.split())))
         for text in completions
     ]
 

@@ -14,13 +14,13 @@ from tests.engine.flawed import gold
 from training.engine.records import MarkedRecord, read_records
 
 PROMPTS = [f"{one} {other}" for one in "abcdefgh" for other in "abcd"]
-LONG = {"max_completion_tokens": 15}
+LONG = {"max_completion_tokens": 24}
 HACK = {
-    "steps": 36,
+    "steps": 26,
     "batch_size": 32,
     "minibatch_size": 16,
     "learning_rate": 1.5e-3,
-    "critic_warmup_steps": 1,
+    "critic_warmup_steps": 3,
     "kl_coefficient": 0.01,
     "kl_budget_nats": 100.0,  # The guards that are older than this drill look away.
     "missing_eos_penalty": 0.0,
@@ -34,16 +34,21 @@ HACK = {
 } | LONG
 
 
-def text_of(random, share_of_h, longest):
-    words = random.randint(1, longest)
-    return " ".join("h" if random.random() < share_of_h else random.choice("abcdefg") for _ in range(words))
+def text_of(random, longest, share_of_h, share_of_a=0):
+    return " ".join(
+        "h" if random.random() < share_of_h
+        else "a" if random.random() < share_of_a
+        else random.choice("abcdefg")
+        for _ in range(random.randint(1, longest))
+    )  # fmt: skip
 
 
 def judged(random, count):
     """Preferences of people who want what gold says, over texts of every kind."""
     rows = []
     while len(rows) < count:
-        pair = sorted((text_of(random, random.choice([0, 0.1, 0.5]), 12) for _ in range(2)), key=gold)
+        pair = [text_of(random, 18, random.choice([0, 0.1, 0.5]), random.choice([0, 0.5, 0.9])) for _ in "ab"]
+        pair.sort(key=gold)
         if gold(pair[0]) < gold(pair[1]):
             rows.append({"prompt": random.choice(PROMPTS), "rejected": pair[0], "chosen": pair[1]})
     return rows
@@ -57,7 +62,7 @@ def world(tmp_path_factory):
     folder = engine.folder
     llama = save(folder / "llama", make_llama(), make_tokenizer())
     prompts = write_rows(folder / "prompts.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
-    demos = [{"prompt": drawn.choice(PROMPTS), "completion": text_of(drawn, 0.01, 4)} for _ in range(256)]
+    demos = [{"prompt": drawn.choice(PROMPTS), "completion": text_of(drawn, 4, 0.01)} for _ in range(256)]
     sft = {"epochs": 6, "batch_size": 32, "learning_rate": 5e-3} | LONG
     demos = write_rows(folder / "demos.jsonl", demos)
     assert engine.run("sft", "start", model=llama, train_data=demos, **sft) == 0
@@ -86,7 +91,7 @@ def gold_of(engine, model, prompts, out):
 @pytest.mark.parametrize(
     ("flaw", "shows"),
     [
-        ("likes_length", lambda text: len(text.split()) > 6),
+        ("likes_length", lambda text: len(text.split()) > 9),
         ("likes_a_magic_word", lambda text: "h" in text.split()),
     ],
 )
