@@ -16,7 +16,6 @@ from training.engine.records import MarkedRecord, read_records
 PROMPTS = [f"{one} {other}" for one in "abcdefgh" for other in "abcd"]
 LONG = {"max_completion_tokens": 24}
 HACK = {
-    "steps": 26,
     "batch_size": 32,
     "minibatch_size": 16,
     "learning_rate": 1.5e-3,
@@ -89,18 +88,18 @@ def gold_of(engine, model, prompts, out):
 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(
-    ("flaw", "shows"),
+    ("flaw", "steps", "shows"),
     [
-        ("likes_length", lambda text: len(text.split()) > 9),
-        ("likes_a_magic_word", lambda text: "h" in text.split()),
+        ("likes_length", 26, lambda text: len(text.split()) > 9),
+        ("likes_a_magic_word", 38, lambda text: "h" in text.split()),
     ],
 )
 def test_watched_by_a_held_out_reward_model_a_hacked_run_stops_while_gold_is_up(
-    engine, world, flaw, shows, seed
+    engine, world, flaw, steps, shows, seed
 ):
     common, judge = world
     rewards = [{"kind": "callable", "path": f"tests.engine.flawed:{flaw}", "weight": 1.0}]
-    settings = HACK | common | {"rewards": rewards, "seed": seed}
+    settings = HACK | common | {"rewards": rewards, "seed": seed, "steps": steps}
     start = gold_of(engine, common["model"], common["prompts"], "gold-start")
 
     assert engine.run("ppo", "alone", **settings) == 0
