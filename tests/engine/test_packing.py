@@ -139,18 +139,16 @@ def test_a_packed_batch_by_hand():
     ]
 
 
-def test_every_row_is_in_one_pass_and_passes_keep_to_the_budget():
+@pytest.mark.parametrize(("budget", "width"), [(30, 15), (12, 12), (4, 10)])
+def test_every_row_is_in_one_pass_and_passes_keep_to_the_budget(budget, width):
     rows = [Tokens([4], [5] * length) for length in (3, 9, 1, 4, 4, 7, 2, 2, 9, 5)]
     seen = []
-    for numbers, batch in packed_batches(rows, 30, CPU):
-        assert batch.ids.numel() <= 30 and batch.ids.shape[1] == 15
+    for numbers, batch in packed_batches(rows, budget, CPU):
+        assert batch.ids.shape[1] == width  # A row that is longer than the budget is read all the same.
+        assert batch.ids.numel() <= max(budget, 10)
         assert batch.lengths == [len(rows[number].completion) for number in numbers]
         seen += numbers
     assert sorted(seen) == list(range(10))
-    filled = sum(row.length for row in rows) / sum(
-        batch.ids.numel() for _, batch in packed_batches(rows, 30, CPU)
-    )
-    assert filled > 0.9
 
 
 # No cross-talk
