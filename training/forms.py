@@ -10,11 +10,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 from django import forms
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import UploadedFile
+from pydantic import ValidationError as InvalidConfig
 from pydantic.fields import FieldInfo
 
 from labeling.models import DatasetVersion, Project, User
 from training import choices, runs
-from training.engine.config import METHODS
+from training.engine.config import METHODS, explain
 from training.models import LoopSettings, Run
 
 ESSENTIALS = {
@@ -265,9 +266,8 @@ def check_overrides(method: str, settings: Any) -> None:
     placeholders = {name: "x" for name in choices.NOT_SETTINGS & set(model.model_fields) if name != "rewards"}
     try:
         model.model_validate(placeholders | settings)
-    except ValueError as error:
-        first = error.errors(include_url=False)[0]  # type: ignore[attr-defined]
-        raise ValidationError(f"{method}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except InvalidConfig as error:
+        raise ValidationError(f"{method}: {explain(error)}") from error
 
 
 class FirstPolicyForm(forms.Form):
