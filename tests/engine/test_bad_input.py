@@ -143,9 +143,9 @@ ROW_FAULTS = [
     ("reward", {"rejected": None}, "rejected: input should be a valid string"),
     ("reward", {"strength": 4}, "strength: "),
     ("reward", {"weight": 0}, "weight: input should be greater than 0"),
-    ("sft", {"completion": ""}, "completion: is empty"),
-    ("sft", {"completion": "\t"}, "completion: is empty"),
-    ("sft", {"weight": -1}, "weight: "),
+    ("sft", {"completion": ""}, "demonstration.completion: is empty"),
+    ("sft", {"completion": "\t"}, "demonstration.completion: is empty"),
+    ("sft", {"weight": -1}, "demonstration.weight: "),
     ("score", {"completion": None}, "completion: input should be a valid string"),
 ]
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from tests.engine.conftest import LIMITS, end, policy_of, write_rows
-from tests.engine.test_training import preferences as make_pairs
 from tests.engine.test_training import share_of_a, taste
 from training.engine import dpo
+from training.engine.batches import Tokens
 from training.engine.config import Dpo
 from training.engine.guards import GuardStop
 from training.engine.losses import dpo_loss, ipo_loss
 from training.engine.networks import trained_parameters
-from training.engine.reference_pairs import Preferences, completion_logprobs, log_ratios
+from training.engine.reference_pairs import Pair, Preferences, completion_logprobs, log_ratios
 from training.engine.updates import Updater
 
 DPO = {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3}
@@ -24,6 +24,14 @@ TOLD = [f"{one} {other}" for one in "abcd" for other in "efgh"] + list("abcdefgh
 
 def config_of(folder, **changes):
     return Dpo(model=folder, train_data="-", **LIMITS | changes)
+
+
+def make_pairs(ties):
+    rows = [([4, 5, 0], [6, 0]), ([7, 0], [4, 5, 6, 7, 0]), ([8, 9, 0], [10, 11, 0]), ([4, 0], [5, 0])]
+    return [
+        Pair(Tokens([8], one), Tokens([8], other), ties and number == 1, 1.0 + number, "p")
+        for number, (one, other) in enumerate(rows)
+    ]
 
 
 def preferences_of(folder, ties=False):

@@ -9,7 +9,7 @@ from training.engine.advantages import generalized_advantages, next_coefficient,
 from training.engine.batches import by_token_budget, gather_rows, row_sums
 from training.engine.intervals import mean_interval, share_interval
 from training.engine.losses import centering_loss, clipped_policy_loss, preference_loss, value_loss
-from training.engine.reward_model import calibration_error, correlation
+from training.engine.reward_report import calibration_error, correlation
 from training.engine.tensors import exact_kl, token_logprobs, token_statistics, whiten
 
 LOG2 = math.log(2)

@@ -15,13 +15,14 @@ from transformers import AutoModelForCausalLM
 
 from tests.engine.conftest import LIMITS, TOY, end, policy_of
 from tests.engine.test_training import NoWorkspace, gradients, rollout_of, share_of_a
-from training.engine import groups, grpo, online, rloo
+from training.engine import groups, grpo, rloo
 from training.engine.advantages import equal_groups, group_advantages, leave_one_out_advantages
 from training.engine.batches import row_sums, sums_to_go
 from training.engine.config import Grpo, Rloo
 from training.engine.guards import GuardStop
 from training.engine.losses import clipped_policy_loss, completion_kl_loss
 from training.engine.networks import trained_parameters
+from training.engine.online_state import copied
 
 GROUPED = {
     "rewards": [TOY],
@@ -143,7 +144,9 @@ def test_groups_must_fill_the_batch(compare):
 
 
 def test_grpo_divides_scores_by_their_deviation_but_not_the_price_of_kl(llama):
-    config, players = players_of(llama, "grpo", batch_size=8, samples_per_prompt=4, divide_by_deviation=True)
+    config, players = players_of(
+        llama, "grpo", batch_size=8, minibatch_size=8, samples_per_prompt=4, divide_by_deviation=True
+    )
     rollout = rollout_of(config, players)
     kl = torch.tensor([1.0, 3.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0])
     ratios = torch.cat([torch.full((n,), float(k) / n) for n, k in zip(rollout.lengths, kl, strict=True)])
@@ -167,7 +170,7 @@ def test_grpo_divides_scores_by_their_deviation_but_not_the_price_of_kl(llama):
 
 
 def test_rloo_takes_the_price_of_kl_off_before_it_compares(llama):
-    config, players = players_of(llama, "rloo", batch_size=4, samples_per_prompt=2)
+    config, players = players_of(llama, "rloo", batch_size=4, minibatch_size=4, samples_per_prompt=2)
     rollout = rollout_of(config, players)
     kl = torch.tensor([1.0, 3.0, 0.0, 2.0])
     ratios = torch.cat([torch.full((n,), float(k) / n) for n, k in zip(rollout.lengths, kl, strict=True)])
@@ -355,7 +358,7 @@ def test_the_first_update_of_rloo_is_reinforce(llama):
 
 def weights_after(players, learn):
     """The metrics of a call, and whether it changed any weight."""
-    before = online.copy_weights(trained_parameters(players.policy.model))
+    before = copied(trained_parameters(players.policy.model))
     metrics = learn()
     after = trained_parameters(players.policy.model)
     return metrics, any(not torch.equal(before[name], weight) for name, weight in after.items())

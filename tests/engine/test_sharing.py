@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.engine.conftest import policy_of
-from tests.engine.test_training import PPO, gradients, players_of, rollout_of
+from tests.engine.conftest import policy_of, write_rows
+from tests.engine.test_training import PPO, REWARD, gradients, players_of, rollout_of, taste
 from training.engine import ppo
 from training.engine.adapters import fingerprint, load_adapter
 from training.engine.batches import Tokens, make_batch
@@ -77,7 +77,11 @@ def test_an_adapter_is_saved_beside_the_merged_model_and_goes_on_in_the_next_run
     model = engine.folder / "one" / "model"
     saved = load_adapter(model)
     assert saved.base == fingerprint(AutoModelForCausalLM.from_pretrained(llama))
-    more = PPO | ADAPTERS | {"steps": 1, "critic_warmup_steps": 1, "reference_model": llama}
+    more = (
+        PPO
+        | ADAPTERS
+        | {"steps": 1, "critic_warmup_steps": 0, "learning_rate": 1e-9, "reference_model": llama}
+    )
     assert engine.run("ppo", "two", model=str(model), prompts=prompts, **more) == 0
     assert not any("a copy each" in event["text"] for event in engine.events("two", "message"))
     # With the policy at rest it is the merged model of the run before.
@@ -101,7 +105,11 @@ def test_peft_itself_reads_the_saved_adapter(engine, llama, prompts):
 
 
 def test_a_policy_that_is_no_adapter_of_the_reference_says_what_it_costs(engine, llama, other_llama, prompts):
-    settings = PPO | ADAPTERS | {"steps": 1, "reference_model": other_llama, "kl_budget_nats": 1000.0}
+    settings = (
+        PPO
+        | ADAPTERS
+        | {"steps": 1, "critic_warmup_steps": 0, "reference_model": other_llama, "kl_budget_nats": 1000.0}
+    )
     assert engine.run("ppo", "out", model=llama, prompts=prompts, **settings) == 0
     assert any("take a copy each" in event["text"] for event in engine.events("out", "message"))
 
@@ -138,3 +146,20 @@ def test_computing_activations_anew_keeps_fewer_of_them(tmp_path):
             token_logprobs(policy.head, policy.hidden(batch), batch.targets, 1.0).sum()
         kept.append(sum(sizes))
     assert kept[1] < kept[0] / 3
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_reward_model_with_adapters_plays_on_the_policys_base(engine, llama, tmp_path, members):
+    train = write_rows(tmp_path / "train.jsonl", taste(16))
+    settings = REWARD | {"lora_rank": 4, "learning_rate": 2e-2, "members": members}
+    assert engine.run("reward", "judge", model=llama, train_data=train, **settings) == 0
+    judge = str(engine.folder / "judge" / "model")
+    settings = {"rewards": [], "reward_model": judge, "reward_clip": 99.0, "reward_spread_coefficient": 0.5}
+    scores = []
+    for share in (True, False):
+        config, players = players_of(llama, **ADAPTERS | settings | {"share_base": share})
+        rollout = rollout_of(config, players)
+        scores.append(rollout.scores)
+        scorer = players.rewards._judge._scorer
+        assert (scorer.adapter is not None) == share
+    torch.testing.assert_close(scores[0], scores[1], atol=1e-4, rtol=1e-3)

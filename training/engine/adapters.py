@@ -8,8 +8,9 @@ base it belongs to, so that the next run can put it on that base instead of load
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,12 +39,14 @@ class SharedBase:
         # Taken before any adapter is there: names and values of the base alone.
         self.fingerprint = fingerprint(model)
         self._learning: set[str] = set()
+        self._settings: dict[str, LoraConfig] = {}
 
     def add(self, name: str, settings: LoraConfig, random: torch.Generator, learns: bool = True) -> None:
         """Put an adapter on every linear layer; it changes nothing until it has learned."""
         with warnings.catch_warnings():  # PEFT warns of a second adapter; several are the point here.
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             inject_adapter_in_model(settings, self.model.base_model, adapter_name=name)
+        self._settings[name] = settings
         for parameter_name, weight in self._weights(name).items():
             if (
                 "lora_A" in parameter_name
@@ -90,14 +93,19 @@ class SharedBase:
             for key, weight in self._weights(name).items()
         }
 
-    def merge(self, name: str) -> None:
-        """Add an adapter into the base and drop all of them: an ordinary model is left."""
+    def merge(self, name: str) -> Callable[[Path], None]:
+        """Add an adapter into the base and drop all of them: an ordinary model is left.
+
+        Returns what writes the adapter, as it was, into that model's folder.
+        """
         self.take_turn(name)
+        apart = partial(save_adapter, self.state(name), self._settings[name], self.fingerprint)
         for path, layer in list(self.model.named_modules()):
             if isinstance(layer, LoraLayer):
                 layer.merge(adapter_names=[name])
                 parent, _, child = path.rpartition(".")
                 setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
+        return apart
 
     def _layers(self) -> Iterable[LoraLayer]:
         return (layer for layer in self.model.modules() if isinstance(layer, LoraLayer))
@@ -158,7 +166,7 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def save_adapter(folder: Path, weights: dict[str, Tensor], settings: LoraConfig, base: str) -> None:
+def save_adapter(weights: dict[str, Tensor], settings: LoraConfig, base: str, folder: Path) -> None:
     """Write an adapter into a model folder; base: the fingerprint of what it belongs on."""
     target = folder / FOLDER
     target.mkdir()

@@ -14,7 +14,6 @@ from training.engine.advantages import equal_groups
 from training.engine.batches import Batch, gather_rows, row_sums, token_batches
 from training.engine.guards import check_start
 from training.engine.losses import approximate_kl
-from training.engine.networks import trained_parameters
 from training.engine.online import Players, Rollout, load_players, minibatches, updates_per_iteration
 from training.engine.online_settings import Grouped
 from training.engine.records import PromptRecord
@@ -160,12 +159,13 @@ def _statistics(players: Players, batch: Batch, config: Grouped) -> tuple[Tensor
 def load_group_players(config: Grouped, workspace: Workspace) -> tuple[list[PromptRecord], Players]:
     """Prompts, and the networks with what changes the policy."""
     loaded = load_players(config, workspace)
-    parameters = trained_parameters(loaded.policy.model)
+    parameters = loaded.policy.trained()
     players = Players(
         policy=loaded.policy,
         reference=loaded.reference,
         rewards=loaded.rewards,
         encoder=loaded.encoder,
+        household=loaded.household,
         policy_updater=Updater(parameters, loaded.rate, config.steps * updates_per_iteration(config), config),
     )
     return loaded.prompts, players

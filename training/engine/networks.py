@@ -193,17 +193,19 @@ class Scorer:
         labels = torch.empty(len(rows), self.model.score.out_features)
         members = torch.empty(len(rows), self.ensemble.members if self.ensemble else 1)
         for group, batch in token_batches(rows, budget, self.runtime.device):
-            hidden = hidden_states(self.model, batch, self.runtime)[batch.last].float()
+            hidden = self._hidden(batch, batch.last)
             labels[group] = self.model.score(hidden).cpu()
             if self.ensemble:
                 members[group] = (self.ensemble(hidden) - self.ensemble.means).cpu()
         return Readings(labels, members if self.ensemble else labels[:, :1] - self.mean)
 
     def _read(self, batch: Batch, places: Tensor) -> Tensor:
+        return self.model.score(self._hidden(batch, places))
+
+    def _hidden(self, batch: Batch, places: Tensor) -> Tensor:
         if self.adapter:
             self.adapter.take_turn()
-        hidden = hidden_states(self.model, batch, self.runtime)[places].float()
-        return self.model.score(hidden)
+        return hidden_states(self.model, batch, self.runtime)[places].float()
 
 
 def hidden_states(model: PreTrainedModel | HeadOnBase, batch: Batch, runtime: Runtime) -> Tensor:
@@ -327,7 +329,7 @@ def load_scorer(source: str, config: Settings, runtime: Runtime, labels: int | N
     if isinstance(config, Training) and config.gradient_checkpointing:
         recompute_activations(model)
     mean = float(getattr(model.config, "score_mean", 0.0))
-    return Scorer(model, tokenizer, ends, mean, runtime, _load_ensemble(source, runtime))
+    return Scorer(model, tokenizer, ends, mean, runtime, load_ensemble(source, runtime))
 
 
 def _labels_of(source: str) -> int:
@@ -337,7 +339,8 @@ def _labels_of(source: str) -> int:
     return saved.num_labels if is_reward else 1
 
 
-def _load_ensemble(source: str, runtime: Runtime) -> EnsembleHead | None:
+def load_ensemble(source: str, runtime: Runtime) -> EnsembleHead | None:
+    """The members beside a reward model's head, where it has any."""
     path = Path(source) / ENSEMBLE_FILE
     if not path.is_file():
         return None

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 FINAL_COMPLETIONS = 256  # sampled to measure the policy that is saved
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Players:
     """Who samples, who says what it is worth, and what changes the policy."""
 
@@ -61,7 +61,7 @@ class Players:
     rewards: Rewards
     encoder: Encoder
     policy_updater: Updater
-    household: Household | None  # where the networks share a base
+    household: Household | None = None  # where the networks share a base
 
     def save(self, folder: Path) -> None:
         """The policy, as an ordinary model; its adapters are spent after that."""

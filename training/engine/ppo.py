@@ -36,7 +36,7 @@ from training.engine.updates import Updater
 from training.engine.workspace import Workspace
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PpoPlayers(Players):
     """The critic plays too."""
 

@@ -1,9 +1,12 @@
 """The reward model: Bradley-Terry on preferences, then scores with mean 0 and deviation 1 on a policy."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,14 +21,12 @@ from training.engine.losses import centering_loss, preference_loss
 from training.engine.networks import (
     Runtime,
     Scorer,
-    add_adapters,
     describe_training,
     epoch_order,
     generator,
     learning_rate,
     load_policy,
     load_scorer,
-    merge_adapters,
     reset_head,
     save_model,
     settle,
@@ -42,6 +43,11 @@ from training.engine.records import (
 from training.engine.reward_report import describe_judgments
 from training.engine.updates import Updater
 from training.engine.workspace import StopRequested, Workspace
+
+if TYPE_CHECKING:
+    from training.engine.adapters import SharedBase
+
+ADAPTER = "reward"
 
 MAX_REFUSED = 10
 SAMPLES_OF_A_PROMPT = 4  # to measure how far scores of one prompt's samples differ
@@ -60,7 +66,7 @@ def train_reward_model(config: Reward, workspace: Workspace) -> dict[str, Any]:
     runtime = settle(config)
     scorer = load_scorer(config.model, config, runtime, labels=1 + len(config.criteria))
     prepare_head(scorer, config)
-    add_adapters(scorer.model, config)
+    shared = share_adapter(scorer, config) if config.lora_rank else None
     encoder = Encoder(scorer.tokenizer, scorer.end_tokens, config)
     fresh, old, unseen = (encode(rows, encoder, config.criteria) for rows in (records, replayed, held_out))
     encoder.report(workspace.events)
@@ -68,8 +74,7 @@ def train_reward_model(config: Reward, workspace: Workspace) -> dict[str, Any]:
     fresh = bootstrap(fresh, config.members, config.seed, "train")
     old = bootstrap(old, config.members, config.seed, "replay")
     _train(scorer, fresh, old, config, workspace)
-    if config.lora_rank:
-        merge_adapters(scorer.model)
+    add = shared.merge(ADAPTER) if shared else _nothing
     if isinstance(scorer.model.score, EnsembleHead):
         scorer.model.score, scorer.ensemble = scorer.model.score.split()
     result: dict[str, Any] = {"train_pairs": 0, "train_accuracy": None, "accuracy": None}
@@ -79,8 +84,22 @@ def train_reward_model(config: Reward, workspace: Workspace) -> dict[str, Any]:
     result |= describe_judgments(scorer, unseen, config) if unseen else {"pairs": 0, "prompts": 0}
     result |= _normalize(scorer, prompts, config, workspace, runtime)
     result |= _look_at_policy(scorer, prompts, config, workspace, runtime)
-    _save(scorer, config, workspace)
+    _save(scorer, config, workspace, add)
     return result
+
+
+def share_adapter(scorer: Scorer, config: Reward) -> SharedBase:
+    """Freeze the trunk and put an adapter on it, which a policy's run can take up on the same trunk."""
+    from training.engine.adapters import SharedBase, lora_settings
+
+    base = SharedBase(scorer.model)
+    base.add(ADAPTER, lora_settings(scorer.model, config), generator(config.seed, "adapter reward"))
+    scorer.model.score.requires_grad_(True)
+    return base
+
+
+def _nothing(folder: Path) -> None:
+    """Without adapters a model folder holds the model alone."""
 
 
 def prepare_head(scorer: Scorer, config: Reward) -> None:
@@ -312,7 +331,7 @@ def _samples(
     return rows, how.samples_per_prompt
 
 
-def _save(scorer: Scorer, config: Reward, workspace: Workspace) -> None:
+def _save(scorer: Scorer, config: Reward, workspace: Workspace, add: Callable[[Path], None]) -> None:
     """Save so that transformers' own forward, which looks for the last id that is not pad, reads our place.
 
     Pad must then be no end token; where the tokenizer has no such pad, another special token is named.
@@ -327,4 +346,4 @@ def _save(scorer: Scorer, config: Reward, workspace: Workspace) -> None:
     if config.criteria:
         saved.id2label = dict(enumerate(("overall", *config.criteria)))
         saved.label2id = {name: label for label, name in saved.id2label.items()}
-    save_model(scorer.model, tokenizer, workspace.folder / "model", scorer.ensemble)
+    save_model(scorer.model, tokenizer, workspace.folder / "model", add, scorer.ensemble)

@@ -1,7 +1,6 @@
 """Which networks of an online method can live on one frozen base, and how they get there."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +13,6 @@ from training.engine.adapters import (
     SharedBase,
     load_adapter,
     lora_settings,
-    save_adapter,
 )
 from training.engine.events import EventLog
 from training.engine.networks import (
@@ -22,6 +20,7 @@ from training.engine.networks import (
     Runtime,
     Scorer,
     generator,
+    load_ensemble,
     load_policy,
     load_tokenizer,
     read_head,
@@ -40,22 +39,22 @@ class Household:
     policy: Policy
     reference: Policy
 
-    def add_scorer(self, name: str, config: Online, saved: SavedAdapter | None, learns: bool) -> Scorer:
+    def add_scorer(
+        self, name: str, config: Online, saved: SavedAdapter | None, learns: bool, outputs: int = 1
+    ) -> Scorer:
         """A head, zero, on an adapter of its own, which starts as `saved`, or as the base."""
         settings = saved.settings if saved else self.settings
         self.base.add(name, settings, generator(config.seed, f"adapter {name}"), learns)
         if saved:
             self.base.load(name, saved.weights)
-        head = HeadOnBase(self.base.model).requires_grad_(learns)
+        head = HeadOnBase(self.base.model, outputs).requires_grad_(learns)
         policy = self.policy
         adapter = Adapter(self.base, name)
         return Scorer(head, policy.tokenizer, policy.end_tokens, 0.0, policy.runtime, adapter=adapter)
 
     def save(self, folder: Path) -> None:
         """The policy as an ordinary model, and its adapter apart; the base belongs to the policy after that."""
-        weights = self.base.state("policy")
-        self.base.merge("policy")
-        add = partial(save_adapter, weights=weights, settings=self.settings, base=self.base.fingerprint)
+        add = self.base.merge("policy")
         save_model(self.base.model, self.policy.tokenizer, folder, add)
 
 
@@ -94,10 +93,11 @@ def place_reward_model(household: Household, config: Online, events: EventLog) -
             "warning", "the reward model is no adapter of the policy's base: it takes a copy of its own"
         )
         return None
-    scorer = household.add_scorer("reward", config, saved, learns=False)
-    weight, scorer.mean = read_head(config.reward_model)
+    weight, mean = read_head(config.reward_model)
+    scorer = household.add_scorer("reward", config, saved, learns=False, outputs=len(weight))
     with torch.no_grad():
         scorer.model.score.weight.copy_(weight)
+    scorer.mean, scorer.ensemble = mean, load_ensemble(config.reward_model, policy.runtime)
     return scorer
 
 
