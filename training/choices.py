@@ -22,21 +22,28 @@ NOT_SETTINGS = {*MODEL_FIELDS, *FILE_FIELDS, "rewards"}
 CHOICES = {
     "sft": ("model", "demonstrations"),
     "reward": ("model", "dataset"),
-    "ppo": ("model", "reference_model", "reward_model", "prompts"),
-    "grpo": ("model", "reference_model", "reward_model", "prompts"),
-    "rloo": ("model", "reference_model", "reward_model", "prompts"),
+    "ppo": ("model", "reference_model", "reward_model", "held_out_reward_model", "prompts"),
+    "grpo": ("model", "reference_model", "reward_model", "held_out_reward_model", "prompts"),
+    "rloo": ("model", "reference_model", "reward_model", "held_out_reward_model", "prompts"),
     "dpo": ("model", "reference_model", "dataset"),
     "generate": ("model", "prompts"),
     "score": ("model", "completions_of"),
-    "evaluate": ("model", "baseline_model", "reward_model", "prompts"),
+    "evaluate": ("model", "baseline_model", "reward_model", "second_judge_model", "prompts"),
 }
 OPTIONAL = {
     ("evaluate", "reward_model"),
+    ("evaluate", "second_judge_model"),
     ("ppo", "reference_model"),
+    ("ppo", "held_out_reward_model"),
     ("grpo", "reference_model"),
+    ("grpo", "held_out_reward_model"),
     ("rloo", "reference_model"),
+    ("rloo", "held_out_reward_model"),
     ("dpo", "reference_model"),
 }
+REWARD_CHOICES = ("reward_model", "held_out_reward_model", "second_judge_model")
+# Chosen versions whose path is a setting of the same name; the others are links of the run's row.
+BY_NAME = ("reference_model", "baseline_model", "held_out_reward_model", "second_judge_model")
 SPLITS = {"train": "prompts to train on", "eval": "held-out prompts", "all": "all prompts"}
 
 
@@ -47,7 +54,7 @@ def settings_of(method: str) -> list[str]:
 
 def versions(project: Project, method: str, choice: str) -> Any:
     """The model versions that fit a choice, newest first."""
-    is_reward = choice == "reward_model" or (method == "score" and choice == "model")
+    is_reward = choice in REWARD_CHOICES or (method == "score" and choice == "model")
     kind = ModelVersion.Kind.REWARD if is_reward else ModelVersion.Kind.POLICY
     return ModelVersion.objects.filter(project=project, kind=kind).order_by("-number")
 
@@ -81,7 +88,7 @@ def start_run(
 
 
 def _paths(project: Project, chosen: Mapping[str, Any]) -> dict[str, str]:
-    paths = {name: chosen[name].path for name in ("reference_model", "baseline_model") if chosen.get(name)}
+    paths = {name: chosen[name].path for name in BY_NAME if chosen.get(name)}
     if split := chosen.get("prompts"):
         paths["prompts"] = prompts_file(project, split)
     if run := chosen.get("completions_of"):

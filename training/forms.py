@@ -34,6 +34,11 @@ CHOICE_WORDS = {
     "reference_model": ("Reference", "The policy that KL is measured against; empty takes the model itself."),
     "baseline_model": ("Baseline", "The policy to compare with."),
     "reward_model": ("Reward model", "The judge."),
+    "held_out_reward_model": (
+        "Held-out reward model",
+        "Another judge, which is only watched: where the reward rises and its score falls, the run stops.",
+    ),
+    "second_judge_model": ("Second judge", "Another reward model, for a win rate of its own."),
     "dataset": ("Dataset version", "Frozen preferences, with their held-out part."),
     "prompts": (
         "Prompts",
@@ -263,7 +268,9 @@ def check_overrides(method: str, settings: Any) -> None:
     for name in settings:
         if name in choices.NOT_SETTINGS or name not in model.model_fields:
             raise ValidationError(f"{method}: there is no setting {name} that can be given here.")
-    placeholders = {name: "x" for name in choices.NOT_SETTINGS & set(model.model_fields) if name != "rewards"}
+    placeholders = {
+        name: name for name in choices.NOT_SETTINGS & set(model.model_fields) if name != "rewards"
+    }
     try:
         model.model_validate(placeholders | settings)
     except InvalidConfig as error:

@@ -78,6 +78,24 @@ def test_a_run_is_started_by_names_followed_and_stopped(call, alice, prompts, lo
     assert Run.objects.get(pk=run.pk).stop_requested_by == alice
 
 
+def test_a_second_reward_model_watches_the_run_that_the_first_one_judges(
+    call, alice, project, prompts, loop_settings
+):
+    for number in (1, 2):
+        runs.register(project, "reward", f"models/reward-{number}", "")
+    sent = {
+        "method": "grpo", "model": "policy-0", "prompts": "train",
+        "reward_model": "reward-1", "held_out_reward_model": "reward-2",
+    }  # fmt: skip
+    body = call(alice, "post", "projects/support/runs/", sent).json()
+    assert body["config"]["reward_model"].endswith("models/reward-1")
+    assert body["config"]["held_out_reward_model"].endswith("models/reward-2")
+    refused = call(alice, "post", "projects/support/runs/", sent | {"held_out_reward_model": "reward-1"})
+    assert refused.status_code == 400 and "another model" in str(refused.json())
+    policy = call(alice, "post", "projects/support/runs/", sent | {"held_out_reward_model": "policy-0"})
+    assert policy.json()["fields"] == {"held_out_reward_model": ["the project has no policy-0 for this"]}
+
+
 @pytest.mark.parametrize(
     ("sent", "field"),
     [

@@ -29,6 +29,10 @@ class NewRunSerializer(Strict):
         required=False, help_text="The policy that `evaluate` compares with."
     )
     reward_model = serializers.CharField(required=False, help_text="The judge.")
+    held_out_reward_model = serializers.CharField(
+        required=False, help_text="Another judge, which is watched and never optimised."
+    )
+    second_judge_model = serializers.CharField(required=False, help_text="Another judge for `evaluate`.")
     dataset = serializers.IntegerField(required=False, min_value=1, max_value=2**31 - 1)
     prompts = serializers.ChoiceField(required=False, choices=list(choices.SPLITS.items()))
     completions_of = serializers.IntegerField(
