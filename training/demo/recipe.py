@@ -13,15 +13,15 @@ COMMON: dict[str, Any] = {
 REWARD: dict[str, Any] = {**COMMON, "epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
 PPO: dict[str, Any] = {
     **COMMON,
-    "steps": 32,
+    "steps": 40,
     "batch_size": 64,
     "minibatch_size": 32,
     "epochs": 2,
     "learning_rate": 5e-4,
     "critic_learning_rate": 1e-3,
     "critic_warmup_steps": 2,
-    "kl_coefficient": 0.1,
-    "kl_target_nats": 6.0,
+    "kl_coefficient": 0.2,
+    "kl_target_nats": 3.0,
     "kl_budget_nats": 15.0,
 }
 GENERATE: dict[str, Any] = {**COMMON, "temperatures": [1.0]}
