@@ -204,6 +204,7 @@ class LoopForm(forms.ModelForm):
             "candidates_per_comparison",
             "first_policy_share",
             "eval_share",
+            "policy_method",
             "kl_budget_nats",
             "start_from_first",
             "minimum_accuracy_bound",
@@ -218,6 +219,7 @@ class LoopForm(forms.ModelForm):
         labels = {
             "eval_share": "Share on held-out prompts",
             "first_policy_share": "Share of the first policy",
+            "policy_method": "Method",
             "kl_budget_nats": "KL budget, nats",
             "start_from_first": "Start each round from the first policy",
             "minimum_accuracy_bound": "Accuracy, lower bound",
@@ -239,9 +241,9 @@ class LoopForm(forms.ModelForm):
         """The fields in the order of a round."""
         return [
             ("Collecting", [self[name] for name in self._meta.fields[:5]]),
-            ("Training", [self[name] for name in self._meta.fields[5:7]]),
-            ("Gates", [self[name] for name in self._meta.fields[7:12]]),
-            ("Running", [self[name] for name in self._meta.fields[12:]]),
+            ("Training", [self[name] for name in self._meta.fields[5:8]]),
+            ("Gates", [self[name] for name in self._meta.fields[8:13]]),
+            ("Running", [self[name] for name in self._meta.fields[13:]]),
         ]
 
     def clean_overrides(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Check:
 
 
 def reward_checks(result: Mapping[str, Any], minimum_bound: float, minimum_pairs: int) -> list[Check]:
-    """May PPO optimise this reward model? Judged on preferences over prompts that it never saw."""
+    """May a policy optimise this reward model? Judged on preferences over prompts that it never saw."""
     pairs = result.get("pairs") or 0
     more = "Start another round: its answers add to these, and the reward model is trained on all of them."
     return [
@@ -57,14 +57,14 @@ def policy_checks(
             result.get("kl_nats"),
             kl_budget_nats,
             " nats",
-            "It moved further than allowed. Give PPO fewer steps or a higher kl_coefficient, or raise the budget.",
+            "It moved further than allowed. Give training fewer steps or a higher kl_coefficient, or raise the budget.",
         ),
         _at_most(
             "identical answers",
             result.get("identical_share"),
             maximum_identical_share,
             "",
-            "It gives many prompts the same answer. Give PPO fewer steps, or a small entropy_coefficient.",
+            "It gives many prompts the same answer. Give training fewer steps, or a small entropy_coefficient.",
         ),
         _at_least(
             "answers that end",
@@ -77,7 +77,7 @@ def policy_checks(
             result.get("win_rate"),
             result.get("win_rate_interval"),
             minimum_win_rate_bound,
-            "It is not surely better than the first policy. Collect more answers, or give PPO more steps.",
+            "It is not surely better than the first policy. Collect more answers, or give training more steps.",
         ),
     ]
 

@@ -311,31 +311,35 @@ def _reward_gate(round: Round, settings: LoopSettings) -> str | Halt:
     round.gates[Stage.REWARD_GATE] = [check.as_dict() for check in checks]
     if not gates.passed(checks):
         return Halt(
-            f"PPO was not started: {round.reward.name} did not pass its gate. {gates.refusal(checks)}"
+            f"No policy was trained: {round.reward.name} did not pass its gate. {gates.refusal(checks)}"
         )
     return Stage.POLICY
 
 
 def _policy(round: Round, settings: LoopSettings) -> str | None:
-    """PPO from the policy in use, or from the first one again; held close to the first one either way.
+    """From the policy in use, or from the first one again; held close to the first one either way.
 
     A policy that a young reward model led to one kind of answer samples no other, so a better reward model cannot
     lead it on: what it never tries is never rewarded. From the first policy the way is open again.
     """
     start = settings.first_policy if settings.start_from_first else round.policy
+    values: dict[str, Any] = {"reference_model": settings.first_policy.path}
+    if settings.policy_method == "dpo":
+        run = _run(
+            round, settings, "dpo", lambda: values, input_model=start, dataset_version=round.dataset_version
+        )
+    else:
 
-    def values() -> dict[str, Any]:
-        rng = random.Random(round.seed)
-        prompts = candidates.choose_prompts(round.project, MOST_POLICY_PROMPTS, "train", rng)
-        if not prompts:
-            raise Halt("There are no prompts to train on; all of them are held out. Import more prompts.")
-        return {
-            "prompts": candidates.write_prompts(prompts),
-            "reference_model": settings.first_policy.path,
-            "kl_budget_nats": settings.kl_budget_nats,
-        }
+        def to_sample() -> dict[str, Any]:
+            rng = random.Random(round.seed)
+            prompts = candidates.choose_prompts(round.project, MOST_POLICY_PROMPTS, "train", rng)
+            if not prompts:
+                raise Halt("There are no prompts to train on; all of them are held out. Import more prompts.")
+            file = candidates.write_prompts(prompts)
+            return values | {"prompts": file, "kl_budget_nats": settings.kl_budget_nats}
 
-    run = _run(round, settings, "ppo", values, input_model=start, reward_model=round.reward)
+        method = settings.policy_method
+        run = _run(round, settings, method, to_sample, input_model=start, reward_model=round.reward)
     if run.status != Run.Status.DONE:
         return None
     round.new_policy = run.model_version

@@ -215,6 +215,13 @@ class LoopSettings(models.Model):
         validators=SHARE,
         help_text="From round 2 on, the share of candidates that the first policy writes.",
     )
+    policy_method = models.CharField(
+        max_length=10,
+        choices=[("ppo", "PPO"), ("grpo", "GRPO"), ("rloo", "RLOO"), ("dpo", "DPO")],
+        default="ppo",
+        help_text="How a round improves its policy: with a critic (PPO), by holding the answers to one prompt "
+        "against each other (GRPO, RLOO), or from the preferences alone (DPO).",
+    )
     start_from_first = models.BooleanField(
         default=False,
         help_text="Each round trains its policy anew from the first one, with the reward model that knows more. "

@@ -58,6 +58,7 @@ class Rehearsal:
     policy: str = ""
     prompts: Path | None = None
     lenient: bool = False
+    method: str = "ppo"
     say: Callable[[str], object] = print
     people: list["SimulatedAnnotator"] = field(default_factory=list)
 
@@ -82,6 +83,7 @@ class Rehearsal:
             self.lock_accounts()
         return {
             "project": project.slug,
+            "method": self.method,
             "seed": self.seed,
             "judgments": given,
             "judgments_per_second": round(given / seconds, 1),
@@ -92,7 +94,9 @@ class Rehearsal:
         slug = f"rehearsal-{timezone.now():%m%d-%H%M%S}-{secrets.token_hex(2)}"
         manager = User.objects.create_user(f"{slug}-manager", password=secrets.token_urlsafe(24))
         project = make_project(slug, f"Rehearsal, seed {self.seed}", manager, self.policy, self.prompts)
-        changes = {"comparisons_per_round": self.judgments} | (NO_REFUSALS if self.lenient else {})
+        changes = {"comparisons_per_round": self.judgments, "policy_method": self.method} | (
+            NO_REFUSALS if self.lenient else {}
+        )
         LoopSettings.objects.filter(project=project).update(**changes)
         for number in range(1, self.annotators + 1):
             password = secrets.token_urlsafe(24)

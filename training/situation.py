@@ -259,14 +259,14 @@ def _gate(settings: LoopSettings, round: Round) -> Cell:
 
 def _policy(settings: LoopSettings, round: Round, run: Run | None, before: Round | None) -> Cell:
     if going := _running(run, Stage.POLICY):
-        return Cell("Policy", "PPO", caption=going)
+        return Cell("Policy", settings.get_policy_method_display(), caption=going)
     if round.new_policy and (kl := kl_of(round.new_policy)) is not None:
         caption = f"moved {number(kl)} of {settings.kl_budget_nats:g} nats allowed"
         return Cell("Policy", round.new_policy.name, caption=caption)
     caption = f"KL budget {settings.kl_budget_nats:g} nats"
     if before and (kl := kl_of(before.new_policy)) is not None:
         caption += f", last round {number(kl)}"
-    return Cell("Policy", "PPO", caption=caption)
+    return Cell("Policy", settings.get_policy_method_display(), caption=caption)
 
 
 def kl_of(version: ModelVersion) -> float | None:
@@ -375,6 +375,7 @@ def win_rate_chart(settings: LoopSettings, rounds: list[Round]) -> str:
 
 
 def last_policy_charts(project: Project) -> tuple[Run | None, list[dict[str, object]]]:
-    """Reward and KL of the newest PPO run that has something to show."""
-    run = Run.objects.filter(project=project, method="ppo", started_at__isnull=False).first()
+    """Reward and KL of the newest run of a policy that has something to show."""
+    methods = [value for value, _ in LoopSettings.policy_method.field.choices]
+    run = Run.objects.filter(project=project, method__in=methods, started_at__isnull=False).first()
     return run, run_panels(run)[:2] if run else []

@@ -112,7 +112,7 @@ def test_another_seed_gives_other_answers(model, tokenizer, prompts, samples):
 def test_the_recipe_is_a_config_that_the_engine_takes():
     given = {"model": "m", "train_data": "t", "prompts": "p", "reward_model": "r", "baseline_model": "b"}
     methods = {
-        "reward": recipe.REWARD, "ppo": recipe.PPO, "generate": recipe.GENERATE, "evaluate": recipe.EVALUATE,
+        "reward": recipe.REWARD, "ppo": recipe.PPO, "grpo": recipe.GRPO, "rloo": recipe.RLOO, "dpo": recipe.DPO, "generate": recipe.GENERATE, "evaluate": recipe.EVALUATE,
     }  # fmt: skip
     for method, overrides in methods.items():
         needed = {name: value for name, value in given.items() if name in METHODS[method].model_fields}

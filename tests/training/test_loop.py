@@ -312,6 +312,24 @@ def test_ppo_starts_from_the_first_policy_where_the_loop_says_so(judged, loop_se
     assert latest(judged, "ppo").input_model == loop_settings.first_policy
 
 
+@pytest.mark.parametrize("method", ["grpo", "rloo", "dpo"])
+def test_a_round_trains_its_policy_by_the_method_of_the_loop(judged, loop_settings, method):
+    LoopSettings.objects.update(policy_method=method, overrides={method: {"batch_size": 256}})
+    round = through_the_reward_gate(judged)
+    run = latest(round, method)
+    assert run.config["batch_size"] == 256
+    assert run.config["reference_model"] == loop_settings.first_policy.path
+    if method == "dpo":  # from the preferences themselves, the same that the reward model had
+        assert run.dataset_version == round.dataset_version and not run.reward_model
+    else:
+        assert run.reward_model == round.reward
+        assert run.config["kl_budget_nats"] == loop_settings.kl_budget_nats
+    end(run, {}, "models/policy")
+    loop.advance(round.pk)
+    assert fresh(round).new_policy.run == run
+    assert latest(round, "evaluate").input_model == fresh(round).new_policy
+
+
 def test_a_manager_rolls_back_and_it_is_recorded(judged, loop_settings, alice):
     through_the_policy_gate(through_the_reward_gate(judged))
     loop.promote(loop_settings.first_policy, alice)

@@ -47,7 +47,7 @@ def make_project(
         for field, value in LOOP.items():
             setattr(loop_settings, field, value)
         loop_settings.overrides = {
-            "generate": recipe.GENERATE, "reward": recipe.REWARD, "ppo": recipe.PPO, "evaluate": recipe.EVALUATE,
+            "generate": recipe.GENERATE, "reward": recipe.REWARD, "ppo": recipe.PPO, "grpo": recipe.GRPO, "rloo": recipe.RLOO, "dpo": recipe.DPO, "evaluate": recipe.EVALUATE,
         }  # fmt: skip
         loop_settings.save()
     return project

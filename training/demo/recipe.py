@@ -24,5 +24,9 @@ PPO: dict[str, Any] = {
     "kl_target_nats": 3.0,
     "kl_budget_nats": 15.0,
 }
+ONLINE = ("steps", "batch_size", "minibatch_size", "learning_rate", "kl_coefficient", "kl_target_nats")
+GRPO: dict[str, Any] = {**COMMON, **{name: PPO[name] for name in ONLINE}, "samples_per_prompt": 4}
+RLOO: dict[str, Any] = {**GRPO, "minibatch_size": 64}
+DPO: dict[str, Any] = {**COMMON, "epochs": 2, "batch_size": 16, "learning_rate": 3e-4}
 GENERATE: dict[str, Any] = {**COMMON, "temperatures": [1.0]}
 EVALUATE: dict[str, Any] = {**COMMON, "temperature": 1.0}

@@ -28,6 +28,7 @@ METHOD_WORDS = {
     "ppo": "fine-tune a policy with PPO",
     "grpo": "fine-tune a policy with GRPO",
     "rloo": "fine-tune a policy with RLOO",
+    "dpo": "fine-tune a policy with DPO",
     "generate": "sample completions",
     "score": "score completions",
     "evaluate": "compare two policies",

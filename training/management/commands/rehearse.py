@@ -33,6 +33,12 @@ class Command(BaseCommand):
         parser.add_argument(
             "--policy", default="", help="first policy: a folder or hub name (default: the demo policy)"
         )
+        parser.add_argument(
+            "--method",
+            choices=["ppo", "grpo", "rloo", "dpo"],
+            default="ppo",
+            help="how a round improves its policy (default ppo)",
+        )
         parser.add_argument("--prompts", type=Path, help="prompts as JSON Lines (default: the demo's)")
         parser.add_argument(
             "--lenient",
@@ -50,7 +56,7 @@ class Command(BaseCommand):
             address = stack.enter_context(running_installation(self.say))
             rehearsal = Rehearsal(
                 address, options["rounds"], options["judgments"], options["seed"], options["annotators"],
-                options["policy"], options["prompts"], options["lenient"], self.say,
+                options["policy"], options["prompts"], options["lenient"], options["method"], self.say,
             )  # fmt: skip
             try:
                 outcome = rehearsal.run()
