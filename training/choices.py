@@ -18,7 +18,7 @@ from training.models import LoopSettings, ModelVersion, Run
 
 MOST_PROMPTS = 20_000
 # Set by what is chosen, or, in the case of Python callables, by nobody over the web.
-NOT_SETTINGS = {*MODEL_FIELDS, *FILE_FIELDS, "rewards"}
+NOT_SETTINGS = {*MODEL_FIELDS, *FILE_FIELDS, "rewards", "replay_share"}
 CHOICES = {
     "sft": ("model", "demonstrations"),
     "reward": ("model", "dataset"),

@@ -271,7 +271,9 @@ def check_overrides(method: str, settings: Any) -> None:
         if name in choices.NOT_SETTINGS or name not in model.model_fields:
             raise ValidationError(f"{method}: there is no setting {name} that can be given here.")
     placeholders = {
-        name: name for name in choices.NOT_SETTINGS & set(model.model_fields) if name != "rewards"
+        name: name
+        for name in choices.NOT_SETTINGS & set(model.model_fields)
+        if name not in ("rewards", "replay_data", "replay_share")
     }
     try:
         model.model_validate(placeholders | settings)

@@ -323,8 +323,18 @@ def _policy(round: Round, settings: LoopSettings) -> str | None:
     lead it on: what it never tries is never rewarded. From the first policy the way is open again.
     """
     start = settings.first_policy if settings.start_from_first else round.policy
+    method = settings.policy_method
+    # Settings that change while it runs count from the next round.
+    begun = (
+        Run.objects.filter(round=round, stage=Stage.POLICY)
+        .select_related("input_model")
+        .order_by("id")
+        .last()
+    )
+    if begun:
+        start, method = begun.input_model, begun.method
     values: dict[str, Any] = {"reference_model": settings.first_policy.path}
-    if settings.policy_method == "dpo":
+    if method == "dpo":
         run = _run(
             round, settings, "dpo", lambda: values, input_model=start, dataset_version=round.dataset_version
         )
@@ -338,7 +348,6 @@ def _policy(round: Round, settings: LoopSettings) -> str | None:
             file = candidates.write_prompts(prompts)
             return values | {"prompts": file, "kl_budget_nats": settings.kl_budget_nats}
 
-        method = settings.policy_method
         run = _run(round, settings, method, to_sample, input_model=start, reward_model=round.reward)
     if run.status != Run.Status.DONE:
         return None

@@ -270,7 +270,7 @@ def _policy(settings: LoopSettings, round: Round, run: Run | None, before: Round
 
 
 def kl_of(version: ModelVersion) -> float | None:
-    """As evaluated on held-out prompts, or else as PPO measured it."""
+    """As evaluated on held-out prompts, or else as its training measured it."""
     measured = evaluation_of(version).get("kl_nats")
     return version.metrics.get("kl_nats") if measured is None else measured
 

@@ -424,7 +424,7 @@ def test_a_config_with_terms_reads_back_as_it_was_written():
             "answer: must be given, which rewards.0 (number) compares with",
         ),
         ({"kind": "number"}, {"answer": "about 3"}, "answer: must be a number"),
-        ({"kind": "number"}, {"answer": [3]}, "answer: input should be a valid string, not [3]"),
+        ({"kind": "number"}, {"answer": [3]}, "answer: must be given, which rewards.0 (number)"),
     ],
 )
 def test_a_prompt_without_the_answer_is_named_before_weights_load(

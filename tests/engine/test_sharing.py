@@ -51,6 +51,11 @@ def test_the_reference_stays_what_it_was_while_the_policy_moves(llama):
     assert torch.equal(players.policy.hidden(BATCH), moved)  # whoever computed in between
 
 
+def test_the_critic_foresees_nothing_at_first(llama):
+    config, players = players_of(llama, **ADAPTERS)
+    assert not ppo.foresee(players.critic, rollout_of(config, players), config).any()
+
+
 def test_sharing_changes_no_gradient(llama):
     found = []
     for share in (True, False):

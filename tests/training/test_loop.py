@@ -330,6 +330,15 @@ def test_a_round_trains_its_policy_by_the_method_of_the_loop(judged, loop_settin
     assert latest(round, "evaluate").input_model == fresh(round).new_policy
 
 
+def test_a_method_that_changes_while_a_policy_trains_counts_from_the_next_round(judged, loop_settings):
+    round = through_the_reward_gate(judged)
+    LoopSettings.objects.update(policy_method="dpo", start_from_first=True)
+    loop.advance(round.pk)
+    assert list(Run.objects.filter(round=round, stage="policy").values_list("method", flat=True)) == ["ppo"]
+    round = through_the_policy_gate(fresh(round))
+    assert round.outcome == "published"
+
+
 def test_a_manager_rolls_back_and_it_is_recorded(judged, loop_settings, alice):
     through_the_policy_gate(through_the_reward_gate(judged))
     loop.promote(loop_settings.first_policy, alice)

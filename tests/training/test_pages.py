@@ -1,3 +1,4 @@
+import json
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -8,6 +9,7 @@ from django.utils import timezone
 
 from tests.training.test_loop import GOOD_REWARD, answer_all, end, latest, sampled
 from training import loop, runs
+from training.demo import recipe
 from training.models import LoopSettings, Metric, Promotion, Round, Run, Schedule
 
 
@@ -165,6 +167,15 @@ def loop_form(**changed):
         "overrides": '{"ppo": {"steps": 5}}',
     }  # fmt: skip
     return values | changed
+
+
+def test_the_demos_own_settings_can_be_saved_again(manager, loop_settings):
+    overrides = {"reward": recipe.REWARD, "ppo": recipe.PPO, "grpo": recipe.GRPO, "rloo": recipe.RLOO,
+                 "dpo": recipe.DPO, "generate": recipe.GENERATE, "evaluate": recipe.EVALUATE}  # fmt: skip
+    manager.post("/p/support/loop/settings/", loop_form(overrides=json.dumps(overrides)))
+    loop_settings.refresh_from_db()
+    assert loop_settings.comparisons_per_round == 50
+    assert loop_settings.overrides["reward"] == recipe.REWARD
 
 
 def test_the_loops_settings_are_saved(manager, loop_settings):

@@ -138,6 +138,7 @@ class HeadOnBase(nn.Module):
         self._owner = [model]  # In a list, so that the base's weights are not counted as this module's.
         width = model.config.get_text_config().hidden_size
         self.score = nn.Linear(width, outputs, bias=False, device=model.device)
+        nn.init.zeros_(self.score.weight)
         self.config = model.config
 
     @property

@@ -46,6 +46,7 @@ def candidates(rollout: Rollout, scale: Scale, count: int, samples_per_prompt: i
             record = CompletionRecord(
                 id=prompt.id,
                 prompt=prompt.prompt,
+                answer=prompt.answer,
                 completion=rollout.texts[row],
                 ended=completion.ended,
                 tokens=lengths[row],

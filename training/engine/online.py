@@ -302,18 +302,16 @@ def load_players(config: Online, workspace: Workspace) -> Loaded:
         from training.engine.sharing import place_reward_model, share_base
 
         household = share_base(config, runtime, workspace.events)
+    policy, reference = (household.policy, household.reference) if household else _load_apart(config, runtime)
+    rate = learning_rate(config.learning_rate, policy.model, config)
+    workspace.events.message("info", describe_training(policy.model, policy.trained(), rate, runtime))
     if household:
-        policy, reference = household.policy, household.reference
         scorer = place_reward_model(household, config, workspace.events) if config.reward_model else None
-    else:
-        policy, reference = _load_apart(config, runtime)
     if config.reward_model and not scorer:
         scorer = load_scorer(config.reward_model, config, runtime)
         scorer.model.requires_grad_(False)
     rewards = Rewards(config, terms, scorer, policy)
     rewards.report(workspace.events)
-    rate = learning_rate(config.learning_rate, policy.model, config)
-    workspace.events.message("info", describe_training(policy.model, policy.trained(), rate, runtime))
     encoder = Encoder(policy.tokenizer, policy.end_tokens, config)
     return Loaded(prompts, runtime, household, scorer, policy, reference, rewards, encoder, rate)
 

@@ -54,7 +54,10 @@ class PromptRecord(BaseModel):
     @field_validator("answer", mode="before")
     @classmethod
     def _accept_number(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        """Files have answers of their own; what is neither text nor number is none that a term could read."""
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            return None
+        return str(value)
 
     @property
     def messages(self) -> list[dict[str, str]]:

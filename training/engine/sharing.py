@@ -65,7 +65,8 @@ def share_base(config: Online, runtime: Runtime, events: EventLog) -> Household 
     base = SharedBase(reference.model)
     settings = lora_settings(base.model, config)
     saved = load_adapter(config.model) if config.model != source else None
-    if config.model != source and not _continues(saved, base, settings):
+    same_words = config.model == source or same_tokenizer(load_tokenizer(config.model), reference.tokenizer)
+    if config.model != source and not (same_words and _continues(saved, base, settings)):
         events.message(
             "warning",
             f"{config.model} is no adapter of rank {config.lora_rank} on {source}: policy and reference take a copy each",
