@@ -422,7 +422,8 @@ def _run(
         .first()
     )
     if run is None:
-        config = {"seed": round.seed} | settings.overrides.get(method, {}) | values()
+        # One long prompt among thousands is to cost its beginning, not the round.
+        config = {"seed": round.seed, "long_prompts": "cut"} | settings.overrides.get(method, {}) | values()
         return runs.start(
             round.project, method, config, round.started_by, round=round, stage=round.stage, **links
         )

@@ -270,6 +270,14 @@ def test_a_model_folder_with_a_broken_file(case, tmp_path, llama, method, file, 
     assert case(method, {"model": str(folder)}).startswith(f"model: {folder}")
 
 
+def test_a_prompt_longer_than_the_context_is_cut_where_that_was_asked_for(engine, tmp_path, llama):
+    rows = [{"prompt": "a"}, {"prompt": "a " * 64}]
+    prompts = write_rows(tmp_path / "rows.jsonl", rows)
+    assert engine.run("generate", "out", model=llama, prompts=prompts, long_prompts="refuse") == 2
+    assert engine.run("generate", "cut", model=llama, prompts=prompts, long_prompts="cut") == 0
+    assert any("lost their beginning" in event["text"] for event in engine.events("cut", "message"))
+
+
 def test_weights_that_are_cut_short_are_named(engine, tmp_path, llama, prompts, capsys):
     folder = shutil.copytree(llama, tmp_path / "short")
     weights = (folder / "model.safetensors").read_bytes()

@@ -42,7 +42,7 @@ def check_inputs(config: Settings) -> None:
                 check_context(source, config)
             except EngineError as error:
                 raise EngineError(f"{name}: {error}") from error
-            if context := context_of(source):
+            if config.long_prompts == "refuse" and (context := context_of(source)):
                 readers.append(_Reader(source, tokenizer, context))
 
     def check(record: PromptRecord) -> None:

@@ -52,6 +52,11 @@ class Settings(BaseModel):
         description="Longest prompt, in tokens; what is longer is cut from the left, and what is longer than the model's "
         "context is an error.",
     )
+    long_prompts: Literal["refuse", "cut"] = Field(
+        "refuse",
+        description="What becomes of a prompt that is longer than a model's whole context: refuse the file and "
+        "name the line, or cut it from the left like any beyond max_prompt_tokens.",
+    )
     max_completion_tokens: int = Field(
         128, ge=1, le=1_000_000, description="Longest completion, in tokens, its end token included."
     )
