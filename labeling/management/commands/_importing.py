@@ -23,6 +23,7 @@ class ImportCommand(BaseCommand):
     """FILE --project SLUG [--skip-bad]"""
 
     act: Callable[..., ImportReport]
+    summary: Callable[[ImportReport], str]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, help="JSON lines, in UTF-8")
@@ -42,6 +43,3 @@ class ImportCommand(BaseCommand):
         for problem in report.problems:
             self.stderr.write(f"left out: {problem}")
         self.stdout.write(self.summary(report))
-
-    def summary(self, report: ImportReport) -> str:
-        raise NotImplementedError
