@@ -12,25 +12,22 @@ import torch
 from torch import Tensor
 
 from training.engine.batches import Encoder, by_token_budget
-from training.engine.checkpoints import Checkpoints, part, prefixed, restore
 from training.engine.config import Dpo, EngineError
+from training.engine.course import take_course
 from training.engine.guards import GuardStop
 from training.engine.intervals import mean_interval, share_interval
 from training.engine.losses import dpo_loss, ipo_loss
 from training.engine.networks import (
     Policy,
     add_adapters,
-    describe_training,
     end_tokens_of,
     epoch_order,
-    learning_rate,
     load_policy,
     load_tokenizer,
     merge_adapters,
     same_tokenizer,
     save_model,
     settle,
-    trained_parameters,
 )
 from training.engine.records import PreferenceRecord, read_records
 from training.engine.reference_pairs import (
@@ -42,9 +39,7 @@ from training.engine.reference_pairs import (
     reference_logprobs,
 )
 from training.engine.updates import Updater
-from training.engine.workspace import StopRequested, Workspace
-
-MAX_REFUSED = 10
+from training.engine.workspace import Workspace
 
 
 def train_with_dpo(config: Dpo, workspace: Workspace) -> dict[str, Any]:
@@ -103,40 +98,18 @@ def _encoder(config: Dpo) -> Encoder:
 
 
 def _train(policy: Policy, preferences: Preferences, config: Dpo, workspace: Workspace) -> None:
-    """All epochs, or what an interrupted run has left of them."""
-    count = len(preferences.pairs)
-    per_epoch = math.ceil(count / config.batch_size)
-    steps = per_epoch * config.epochs
-    parameters = trained_parameters(policy.model)
-    rate = learning_rate(config.learning_rate, policy.model, config)
-    workspace.events.message("info", describe_training(policy.model, parameters, rate, policy.runtime))
-    updater = Updater(parameters, rate, steps, config)
-    checkpoints = Checkpoints(workspace.folder, workspace.events)
-    start = 0
-    if saved := checkpoints.load():
-        restore(parameters, part("policy", saved.tensors))
-        updater.load_state_dict(saved.state["updater"])
-        start = saved.step
-    for step in range(start, steps):
+    count, size = len(preferences.pairs), config.batch_size
+    per_epoch = math.ceil(count / size)
+
+    def learn(updater: Updater, step: int, logs: bool) -> dict[str, float]:
         epoch, place = divmod(step, per_epoch)
         order = epoch_order(config.seed, epoch, count)
-        chosen = preferences.take(order[place * config.batch_size : (place + 1) * config.batch_size])
+        chosen = preferences.take(order[place * size : (place + 1) * size])
         if not step and config.reference_model in (None, config.model):
             check_start(policy, chosen, config)
-        metrics = update(policy, updater, chosen, config)
-        if updater.refused > MAX_REFUSED:
-            raise EngineError(
-                "the gradients are not finite: lower learning_rate, or check the data and model"
-            )
-        if (step + 1) % config.log_every_steps == 0 or step + 1 == steps:
-            extra = {"epoch": (step + 1) / per_epoch, "learning_rate": updater.current_rate}
-            workspace.events.metrics(step + 1, metrics | extra)
-            workspace.events.progress("train", step + 1, steps)
-        last = step + 1 == steps
-        if last or workspace.stopping or (step + 1) % config.checkpoint_every_steps == 0:
-            checkpoints.save(step + 1, prefixed("policy", parameters), {"updater": updater.state_dict()})
-        if workspace.stopping:
-            raise StopRequested
+        return update(policy, updater, chosen, config)
+
+    take_course("policy", policy.model, policy.runtime, per_epoch, learn, config, workspace)
 
 
 def check_start(policy: Policy, preferences: Preferences, config: Dpo) -> None:

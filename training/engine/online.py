@@ -144,17 +144,7 @@ def train_online(
     kept = state.keep()
     players.save(workspace.folder / "model")
     state.write_marked()
-    return kept | {
-        "stopped_by": stopped_by,
-        "kl_budget_nats": config.kl_budget_nats,
-        "kl_coefficient": progress.kl_coefficient,
-        "rollbacks": progress.rollbacks,
-        "overoptimisation": state.curve and state.curve.describe(),
-        "first": {
-            name: progress.first.get(name)
-            for name in ("reward", "held_out_reward", "entropy", "length", "eos_rate", "distinct_2")
-        },
-    }
+    return kept | state.describe() | {"stopped_by": stopped_by}
 
 
 def check(rollout: Rollout, step: int, state: OnlineState, players: Players, config: Online) -> None:

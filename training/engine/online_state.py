@@ -186,6 +186,17 @@ class OnlineState:
             "kept_step": figures["steps"],
         }
 
+    def describe(self) -> dict[str, Any]:
+        """What the result says of the run as a whole."""
+        names = ("reward", "held_out_reward", "entropy", "length", "eos_rate", "distinct_2")
+        return {
+            "kl_budget_nats": self._config.kl_budget_nats,
+            "kl_coefficient": self.progress.kl_coefficient,
+            "rollbacks": self.progress.rollbacks,
+            "overoptimisation": self.curve and self.curve.describe(),
+            "first": {name: self.progress.first.get(name) for name in names},
+        }
+
     def write_marked(self) -> None:
         """Leave OUT/marked.jsonl, for people to look at."""
         found = [one for of_rollout in self.progress.marked.values() for one in of_rollout]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from training.engine.batches import Encoder, Tokens, make_batch
-from training.engine.checkpoints import Checkpoints, part, prefixed, restore
 from training.engine.config import EngineError, Reward
+from training.engine.course import take_course
 from training.engine.ensemble import EnsembleHead
 from training.engine.evaluate import encode_answers, sample_records
 from training.engine.generation import Sampling
@@ -21,16 +21,13 @@ from training.engine.losses import centering_loss, preference_loss
 from training.engine.networks import (
     Runtime,
     Scorer,
-    describe_training,
     epoch_order,
     generator,
-    learning_rate,
     load_policy,
     load_scorer,
     reset_head,
     save_model,
     settle,
-    trained_parameters,
 )
 from training.engine.preferences import OVERALL, Judgment, bootstrap, encode, passes, preferences_of
 from training.engine.records import (
@@ -42,14 +39,13 @@ from training.engine.records import (
 )
 from training.engine.reward_report import describe_judgments
 from training.engine.updates import Updater
-from training.engine.workspace import StopRequested, Workspace
+from training.engine.workspace import Workspace
 
 if TYPE_CHECKING:
     from training.engine.adapters import SharedBase
 
 ADAPTER = "reward"
 
-MAX_REFUSED = 10
 SAMPLES_OF_A_PROMPT = 4  # to measure how far scores of one prompt's samples differ
 FLAT_SPREAD = 0.2  # between two samples of one prompt that is a preference of about 55 %
 
@@ -165,34 +161,11 @@ def _replay_order(seed: int, turn: int, count: int) -> list[int]:
 def _train(
     scorer: Scorer, fresh: list[Judgment], old: list[Judgment], config: Reward, workspace: Workspace
 ) -> None:
-    """All epochs, or what an interrupted run has left of them."""
+    def learn(updater: Updater, step: int, logs: bool) -> dict[str, float]:
+        return update(scorer, updater, batch_of(fresh, old, step, config), config)
+
     per_epoch = steps_per_epoch(len(fresh), config)
-    steps = per_epoch * config.epochs
-    parameters = trained_parameters(scorer.model)
-    rate = learning_rate(config.learning_rate, scorer.model, config)
-    workspace.events.message("info", describe_training(scorer.model, parameters, rate, scorer.runtime))
-    updater = Updater(parameters, rate, steps, config)
-    checkpoints = Checkpoints(workspace.folder, workspace.events)
-    start = 0
-    if saved := checkpoints.load():
-        restore(parameters, part("reward", saved.tensors))
-        updater.load_state_dict(saved.state["updater"])
-        start = saved.step
-    for step in range(start, steps):
-        metrics = update(scorer, updater, batch_of(fresh, old, step, config), config)
-        if updater.refused > MAX_REFUSED:
-            raise EngineError(
-                "the gradients are not finite: lower learning_rate, or check the data and model"
-            )
-        if (step + 1) % config.log_every_steps == 0 or step + 1 == steps:
-            extra = {"epoch": (step + 1) / per_epoch, "learning_rate": updater.current_rate}
-            workspace.events.metrics(step + 1, metrics | extra)
-            workspace.events.progress("train", step + 1, steps)
-        last = step + 1 == steps
-        if last or workspace.stopping or (step + 1) % config.checkpoint_every_steps == 0:
-            checkpoints.save(step + 1, prefixed("reward", parameters), {"updater": updater.state_dict()})
-        if workspace.stopping:
-            raise StopRequested
+    take_course("reward", scorer.model, scorer.runtime, per_epoch, learn, config, workspace)
 
 
 def update(

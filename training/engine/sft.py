@@ -4,33 +4,30 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from training.engine.batches import Batch, Encoder, Tokens, packed_batches, row_sums, token_batches
-from training.engine.checkpoints import Checkpoints, part, prefixed, restore
-from training.engine.config import EngineError, Sft
+from training.engine.config import Sft
+from training.engine.course import take_course
 from training.engine.networks import (
     Policy,
     add_adapters,
-    describe_training,
     epoch_order,
-    learning_rate,
     load_policy,
     merge_adapters,
     save_model,
     settle,
-    trained_parameters,
 )
 from training.engine.packing import why_not_packed
 from training.engine.records import DemonstrationRecord, read_demonstrations
 from training.engine.tensors import token_logprobs
 from training.engine.updates import Updater
-from training.engine.workspace import StopRequested, Workspace
+from training.engine.workspace import Workspace
 
 POOL = 16  # Batches whose rows are sorted by length together: little padding, order still random.
-MAX_REFUSED = 10
 
 
 # Rows and a token budget to row numbers with their batch, a forward pass each.
@@ -88,48 +85,28 @@ def _choose_layout(policy: Policy, rows: list[Tokens], config: Sft, workspace: W
 
 
 def _train(policy: Policy, lesson: Lesson, config: Sft, workspace: Workspace) -> int:
-    """All epochs, or what an interrupted run has left of them. Returns the number of steps of a whole run."""
+    """Returns the number of steps of a whole run."""
     per_epoch = math.ceil(len(lesson.rows) / config.batch_size)
-    steps = per_epoch * config.epochs
-    parameters = trained_parameters(policy.model)
-    rate = learning_rate(config.learning_rate, policy.model, config)
-    workspace.events.message("info", describe_training(policy.model, parameters, rate, policy.runtime))
-    updater = Updater(parameters, rate, steps, config)
-    checkpoints = Checkpoints(workspace.folder, workspace.events)
-    start = 0
-    if saved := checkpoints.load():
-        restore(parameters, part("policy", saved.tensors))
-        updater.load_state_dict(saved.state["updater"])
-        start = saved.step
-
     meter = _Meter()
-    batches: list[list[int]] = []
-    for step in range(start, steps):
+
+    @lru_cache(maxsize=1)
+    def batches_of(epoch: int) -> list[list[int]]:
+        return _epoch_batches(lesson, config, epoch)
+
+    def learn(updater: Updater, step: int, logs: bool) -> dict[str, float]:
         epoch, place = divmod(step, per_epoch)
-        if not place or step == start:
-            batches = _epoch_batches(lesson, config, epoch)
-        rows = [lesson.rows[number] for number in batches[place]]
-        weights = [lesson.weights[number] for number in batches[place]]
+        numbers = batches_of(epoch)[place]
+        rows = [lesson.rows[number] for number in numbers]
+        weights = [lesson.weights[number] for number in numbers]
         meter.add(*_update(policy, updater, rows, weights, config, lesson.layout))
-        if updater.refused > MAX_REFUSED:
-            raise EngineError(
-                "the gradients are not finite: lower learning_rate, or check the data and model"
-            )
-        last = step + 1 == steps
-        if last or (step + 1) % config.log_every_steps == 0:
-            metrics = meter.read() | {
-                "learning_rate": updater.current_rate,
-                "epoch": (step + 1) / per_epoch,
-            }
-            if lesson.eval_rows and (step + 1) % per_epoch == 0:
-                metrics["eval_loss"] = mean_loss(policy, lesson.eval_rows, config)
-            workspace.events.metrics(step + 1, metrics)
-            workspace.events.progress("train", step + 1, steps)
-        if last or workspace.stopping or (step + 1) % config.checkpoint_every_steps == 0:
-            checkpoints.save(step + 1, prefixed("policy", parameters), {"updater": updater.state_dict()})
-        if workspace.stopping:
-            raise StopRequested
-    return steps
+        if not logs:
+            return {}
+        metrics = meter.read()
+        if lesson.eval_rows and (step + 1) % per_epoch == 0:
+            metrics["eval_loss"] = mean_loss(policy, lesson.eval_rows, config)
+        return metrics
+
+    return take_course("policy", policy.model, policy.runtime, per_epoch, learn, config, workspace)
 
 
 class _Meter:
