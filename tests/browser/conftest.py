@@ -11,6 +11,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
+from django.core.cache import cache
 from django.urls import reverse
 
 from labeling.models import Completion, Judgment, Prompt
@@ -45,6 +46,12 @@ def chromium():
             pytest.skip(f"no Chromium can be started: {error}")
         yield browser
         browser.close()
+
+
+@pytest.fixture(autouse=True)
+def nobody_signed_in_lately(embedded_servers):
+    """Logins are limited by address and minute, and a quick machine signs in more often than people do."""
+    cache.clear()
 
 
 @pytest.fixture
