@@ -43,6 +43,7 @@ from training.engine.config import EngineError, Sft
 from training.engine.networks import trained_parameters
 from training.engine.packing import why_not_packed
 from training.engine.records import read_demonstrations
+from training.engine.runtime import Runtime
 from training.engine.tensors import token_logprobs
 from training.engine.updates import Updater
 
@@ -143,7 +144,7 @@ def test_a_packed_batch_by_hand():
 def test_every_row_is_in_one_pass_and_passes_keep_to_the_budget(budget, width):
     rows = [Tokens([4], [5] * length) for length in (3, 9, 1, 4, 4, 7, 2, 2, 9, 5)]
     seen = []
-    for numbers, batch in packed_batches(rows, budget, CPU):
+    for numbers, batch in packed_batches(rows, budget, Runtime(CPU, torch.float32)):
         assert batch.ids.shape[1] == width  # A row that is longer than the budget is read all the same.
         assert batch.ids.numel() <= max(budget, 10)
         assert batch.lengths == [len(rows[number].completion) for number in numbers]

@@ -15,11 +15,12 @@ from tests.engine.test_training import REWARD, gradients, taste
 from training.engine.batches import Encoder, Tokens
 from training.engine.config import EngineError, Reward
 from training.engine.ensemble import EnsembleHead
-from training.engine.networks import generator, load_scorer, settle, trained_parameters
+from training.engine.networks import generator, load_scorer, trained_parameters
 from training.engine.preferences import Judgment, Preference, bootstrap, encode, passes, preferences_of
 from training.engine.records import PreferenceRecord, RankingRecord, read_judgments
 from training.engine.reward_model import batch_of, prepare_head, steps_per_epoch, update
 from training.engine.reward_report import accuracy_by_length, chance_above, describe_judgments
+from training.engine.runtime import settle
 from training.engine.updates import Updater
 
 PAIR = {"prompt": "c", "chosen": "a b", "rejected": "d"}

@@ -15,6 +15,7 @@ from training.engine.config import Ppo, Reward, Sft
 from training.engine.guards import GuardStop, check_rollout, check_start, text_metrics
 from training.engine.networks import trained_parameters
 from training.engine.preferences import Judgment, Preference
+from training.engine.processes import ALONE
 from training.engine.records import PromptRecord
 from training.engine.reward_model import update
 from training.engine.updates import Updater
@@ -44,6 +45,7 @@ class NoEvents:
 
 class NoWorkspace:
     events = NoEvents()
+    processes = ALONE
 
     def check_stop(self):
         pass

@@ -22,6 +22,7 @@ from training.engine.config import (
     describe,
     load_config,
 )
+from training.engine.processes import launched, leave, meet
 from training.engine.workspace import StopRequested, Workspace
 
 DONE, BAD_INPUT, GUARDED, STOPPED = 0, 2, 3, 143
@@ -81,12 +82,14 @@ def _run(method: str, config_path: str, out: str) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(STOPPED))
     config = load_config(method, config_path)
     check_sources(config)
-    workspace = Workspace(out)
+    processes = meet(config.device)
+    workspace = Workspace(out, processes)
     workspace.open(config)
     try:
         result = workspace.result() or _work(method, config, workspace)
     finally:
         workspace.close()
+    leave(processes)
     return GUARDED if result.get("stopped_by") else DONE
 
 
@@ -102,5 +105,16 @@ def _work(method: str, config: Settings, workspace: Workspace) -> dict[str, Any]
     return result
 
 
+def _end(code: int) -> None:
+    """Leave Python. Among several processes at once: a thread of gloo that still lets go of its last tensors
+    aborts a Python that is unwinding (seen with torch 2.13), and the launcher then ends the other processes.
+    """
+    if not launched():
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end(main())

@@ -1,9 +1,11 @@
 """Text to token ids, and ids to batches. Masks are made from lengths, never by looking for a pad id."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from training.engine.config import EngineError, Settings
 from training.engine.events import EventLog
+from training.engine.processes import ALONE, Processes
 from training.engine.records import plain_prompt
+
+if TYPE_CHECKING:
+    from training.engine.runtime import Runtime
 
 
 class Tokens(NamedTuple):
@@ -123,7 +129,7 @@ def fill_lines(lengths: Sequence[int], width: int) -> list[list[int]]:
     width = max(width, *lengths)
     lines: list[list[int]] = []
     free: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+    for row in longest_first(lengths):
         line = next((line for line, places in enumerate(free) if places >= lengths[row]), len(lines))
         if line == len(lines):
             lines.append([])
@@ -133,14 +139,14 @@ def fill_lines(lengths: Sequence[int], width: int) -> list[list[int]]:
     return lines
 
 
-def by_token_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def by_token_budget(lengths: Sequence[int], budget: int, processes: Processes = ALONE) -> list[list[int]]:
     """Row numbers in groups of like length, each padded to no more than `budget` tokens.
 
-    A row longer than the budget gets a group of its own.
+    A row longer than the budget gets a group of its own. Of several processes each gets its share of the rows.
     """
     groups: list[list[int]] = []
     group: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+    for row in processes.deal(longest_first(lengths)):
         if group and lengths[group[0]] * (len(group) + 1) > budget:
             groups.append(group)
             group = []
@@ -148,28 +154,32 @@ def by_token_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return [*groups, group] if group else groups
 
 
-def token_batches(
-    rows: Sequence[Tokens], budget: int, device: torch.device
-) -> Iterator[tuple[list[int], Batch]]:
-    """Row numbers with their batch, a forward pass each."""
-    for group in by_token_budget([row.length for row in rows], budget):
-        yield group, make_batch([rows[row] for row in group], device)
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Row numbers; of rows of one length the first comes first."""
+    return sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+
+
+def token_batches(rows: Sequence[Tokens], budget: int, runtime: Runtime) -> Iterator[tuple[list[int], Batch]]:
+    """Row numbers with their batch, a forward pass each: this process's share of the rows, or all of them."""
+    for group in by_token_budget([row.length for row in rows], budget, runtime.processes):
+        yield group, make_batch([rows[row] for row in group], runtime.device)
 
 
 def packed_batches(
-    rows: Sequence[Tokens], budget: int, device: torch.device
+    rows: Sequence[Tokens], budget: int, runtime: Runtime
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Row numbers with their packed batch, a forward pass each.
+    """Row numbers with their packed batch, a forward pass each: this process's share of the rows.
 
     Lines half as wide again as the longest row were the fastest (docs/sft.md): shorter ones leave gaps, and
     attention pays for longer ones by their square.
     """
     lengths = [row.length for row in rows]
     width = max(max(lengths), min(max(lengths) * 3 // 2, budget))
-    lines = fill_lines(lengths, width)
+    own = runtime.processes.deal(longest_first(lengths))
+    lines = fill_lines([lengths[row] for row in own], width) if own else []
     for group in by_token_budget([width] * len(lines), budget):
-        numbers = [row for line in group for row in lines[line]]
-        yield numbers, pack_batch([rows[row] for row in numbers], device, width=width)
+        numbers = [own[place] for line in group for place in lines[line]]
+        yield numbers, pack_batch([rows[row] for row in numbers], runtime.device, width=width)
 
 
 def offsets(lengths: Sequence[int]) -> list[int]:

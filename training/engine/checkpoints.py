@@ -19,6 +19,7 @@ from torch import Tensor
 
 from training.engine.config import EngineError
 from training.engine.events import EventLog
+from training.engine.processes import ALONE, Processes
 from training.engine.workspace import sync_folder, write_atomically
 
 KEPT = 2  # the last one, and the one before should that turn out torn
@@ -36,12 +37,19 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: Path, events: EventLog) -> None:
+    def __init__(self, folder: Path, events: EventLog, processes: Processes = ALONE) -> None:
         self.folder = folder / "checkpoints"
         self.events = events
+        self._processes = processes
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> None:
-        """Write one, then let older ones go. Raises EngineError when the disk refuses; older ones stay."""
+        """Write one, then let older ones go. Raises EngineError when the disk refuses; older ones stay.
+
+        The first of several processes writes it for all, once all hold the same weights.
+        """
+        self._check_same(step, tensors)
+        if not self._processes.is_first:
+            return
         target = self.folder / f"step-{step:08d}"
         aside = self.folder / f".step-{step:08d}.tmp"
         try:
@@ -70,6 +78,16 @@ class Checkpoints:
             except (OSError, ValueError, KeyError) as error:
                 self.events.message("warning", f"{folder.name} is damaged and was skipped: {error}")
         return None
+
+    def _check_same(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Processes whose weights have parted learn nothing together; better to end than to go on."""
+        if self._processes.count == 1:
+            return
+        digest = hashlib.sha256()
+        for tensor in tensors.values():
+            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy())
+        if len(set(self._processes.gather(digest.hexdigest()))) > 1:
+            raise EngineError(f"the processes no longer hold the same weights after {step} steps")
 
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []

@@ -6,7 +6,8 @@ from transformers import PreTrainedModel
 
 from training.engine.checkpoints import Checkpoints, part, prefixed, restore
 from training.engine.config import Dpo, EngineError, Reward, Sft
-from training.engine.networks import Runtime, describe_training, learning_rate, trained_parameters
+from training.engine.networks import describe_training, learning_rate, trained_parameters
+from training.engine.runtime import Runtime
 from training.engine.updates import Updater
 from training.engine.workspace import StopRequested, Workspace
 
@@ -33,8 +34,8 @@ def take_course(
     parameters = trained_parameters(model)
     rate = learning_rate(config.learning_rate, model, config)
     workspace.events.message("info", describe_training(model, parameters, rate, runtime))
-    updater = Updater(parameters, rate, steps, config)
-    checkpoints = Checkpoints(workspace.folder, workspace.events)
+    updater = Updater(parameters, rate, steps, config, runtime.processes)
+    checkpoints = Checkpoints(workspace.folder, workspace.events, runtime.processes)
     start = 0
     if saved := checkpoints.load():
         restore(parameters, part(name, saved.tensors))
@@ -52,8 +53,9 @@ def take_course(
             extra = {"epoch": (step + 1) / per_epoch, "learning_rate": updater.current_rate}
             workspace.events.metrics(step + 1, metrics | extra)
             workspace.events.progress("train", step + 1, steps)
-        if last or workspace.stopping or (step + 1) % config.checkpoint_every_steps == 0:
+        stops = workspace.should_stop()
+        if last or stops or (step + 1) % config.checkpoint_every_steps == 0:
             checkpoints.save(step + 1, prefixed(name, parameters), {"updater": updater.state_dict()})
-        if workspace.stopping:
+        if stops:
             raise StopRequested
     return steps

@@ -5,6 +5,7 @@ than the reference does. The reference speaks once, before training, and is then
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,6 @@ from training.engine.networks import (
     merge_adapters,
     same_tokenizer,
     save_model,
-    settle,
 )
 from training.engine.records import PreferenceRecord, read_records
 from training.engine.reference_pairs import (
@@ -38,6 +38,7 @@ from training.engine.reference_pairs import (
     pair_logprobs,
     reference_logprobs,
 )
+from training.engine.runtime import settle
 from training.engine.updates import Updater
 from training.engine.workspace import Workspace
 
@@ -47,7 +48,7 @@ def train_with_dpo(config: Dpo, workspace: Workspace) -> dict[str, Any]:
     records = read_records(config.train_data, PreferenceRecord)
     held_out = read_records(config.eval_data, PreferenceRecord) if config.eval_data else []
     _check_records(records, held_out, config)
-    runtime = settle(config)
+    runtime = settle(config, workspace.processes)
     encoder = _encoder(config)
     pairs, eval_pairs = encode(records, encoder), encode(held_out, encoder)
     encoder.report(workspace.events)
@@ -71,7 +72,7 @@ def train_with_dpo(config: Dpo, workspace: Workspace) -> dict[str, Any]:
     _warn_of_displacement(result if eval_pairs else learned, workspace)
     if config.lora_rank:
         merge_adapters(policy.model)
-    save_model(policy.model, policy.tokenizer, workspace.folder / "model")
+    save_model(policy, workspace.folder / "model")
     return result
 
 
@@ -126,9 +127,11 @@ def check_start(policy: Policy, preferences: Preferences, config: Dpo) -> None:
 def update(policy: Policy, updater: Updater, preferences: Preferences, config: Dpo) -> dict[str, float]:
     """One step; losses are divided by the weight of the whole step, however it is cut into passes."""
     total = float(preferences.weights.sum())
-    ratios = torch.empty_like(preferences.reference)
-    sums = {"loss": 0.0, "sft_loss": 0.0}
-    for group in by_token_budget([2 * pair.length for pair in preferences.pairs], config.micro_batch_tokens):
+    processes = policy.runtime.processes
+    ratios = torch.zeros_like(preferences.reference)
+    sums = Counter(loss=0.0, sft_loss=0.0)
+    lengths = [2 * pair.length for pair in preferences.pairs]
+    for group in by_token_budget(lengths, config.micro_batch_tokens, processes):
         some = preferences.take(group)
         logprobs = pair_logprobs(policy, some.pairs)
         found = logprobs - some.reference.to(logprobs.device)
@@ -142,8 +145,9 @@ def update(policy: Policy, updater: Updater, preferences: Preferences, config: D
         sums["loss"] += float(loss.detach())
         sums["sft_loss"] += float((weights * likelihood).sum().detach())
         ratios[:, group] = found.detach().cpu()
+    sums = processes.count_up(sums)
     metrics = {name: value / total for name, value in sums.items()} | {"grad_norm": updater.step()}
-    return metrics | _figures(preferences, ratios, config)
+    return metrics | _figures(preferences, processes.add_up(ratios), config)
 
 
 def _figures(preferences: Preferences, ratios: Tensor, config: Dpo) -> dict[str, float]:

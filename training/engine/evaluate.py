@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +19,9 @@ from training.engine.networks import (
     load_policy,
     load_scorer,
     same_tokenizer,
-    settle,
 )
 from training.engine.records import CompletionRecord, PromptRecord, ScoreRecord, read_records
+from training.engine.runtime import settle
 from training.engine.tensors import exact_kl
 from training.engine.workspace import Workspace, write_atomically
 
@@ -32,7 +31,7 @@ CHUNK = 64  # Prompts between two reports of progress, and between two chances t
 def generate(config: Generate, workspace: Workspace) -> dict[str, Any]:
     """Sample completions of every prompt; leaves OUT/completions.jsonl."""
     prompts = read_records(config.prompts, PromptRecord)
-    runtime = settle(config)
+    runtime = settle(config, workspace.processes)
     policy = load_policy(config.model, config, runtime)
     how = Sampling(
         config.max_completion_tokens,
@@ -42,14 +41,14 @@ def generate(config: Generate, workspace: Workspace) -> dict[str, Any]:
         config.top_p,
     )
     _, records = sample_records(policy, prompts, how, config, workspace, "generate")
-    write_records(workspace.folder / "completions.jsonl", records)
+    write_records(workspace, "completions.jsonl", records)
     return {"prompts": len(prompts), "completions": len(records), **describe_samples(records)}
 
 
 def score(config: Score, workspace: Workspace) -> dict[str, Any]:
     """Score completions; leaves OUT/scores.jsonl, a row for each, in the same order."""
     records = read_records(config.completions, CompletionRecord)
-    runtime = settle(config)
+    runtime = settle(config, workspace.processes)
     judge = load_scorer(config.model, config, runtime)
     encoder = Encoder(judge.tokenizer, judge.end_tokens, config)
     rows = encode_answers(encoder, records, [record.completion for record in records])
@@ -71,7 +70,7 @@ def score(config: Score, workspace: Workspace) -> dict[str, Any]:
         )
         for record, value, spread in zip(records, scores, spreads, strict=True)
     ]
-    write_records(workspace.folder / "scores.jsonl", scored)
+    write_records(workspace, "scores.jsonl", scored)
     values = torch.tensor(scores)
     return {
         "completions": len(scores),
@@ -84,7 +83,7 @@ def score(config: Score, workspace: Workspace) -> dict[str, Any]:
 def evaluate(config: Evaluate, workspace: Workspace) -> dict[str, Any]:
     """Sample from both policies with the same random numbers; leaves both files of completions."""
     prompts = read_records(config.prompts, PromptRecord)
-    runtime = settle(config)
+    runtime = settle(config, workspace.processes)
     policy = load_policy(config.model, config, runtime)
     baseline = load_policy(config.baseline_model, config, runtime)
     sources = {"": config.judge_model, "second_": config.second_judge_model}
@@ -92,8 +91,8 @@ def evaluate(config: Evaluate, workspace: Workspace) -> dict[str, Any]:
     how = Sampling(config.max_completion_tokens, (config.temperature,), config.samples_per_prompt)
     sampled, records = sample_records(policy, prompts, how, config, workspace, "sample model")
     _, others = sample_records(baseline, prompts, how, config, workspace, "sample baseline")
-    write_records(workspace.folder / "completions.jsonl", records)
-    write_records(workspace.folder / "baseline_completions.jsonl", others)
+    write_records(workspace, "completions.jsonl", records)
+    write_records(workspace, "baseline_completions.jsonl", others)
 
     clusters = [record.key for record in records]
     result: dict[str, Any] = {"prompts": len(prompts), "completions": len(records)}
@@ -192,11 +191,11 @@ def completion_kl(
     """Exact KL of each sampled completion, in nats: of the whole vocabulary, summed over its tokens."""
     rows = [Tokens(completion.prompt, completion.tokens) for completion in completions]
     sums = torch.zeros(len(rows))
-    for group, batch in token_batches(rows, config.micro_batch_tokens, policy.runtime.device):
+    for group, batch in token_batches(rows, config.micro_batch_tokens, policy.runtime):
         workspace.check_stop()
         kl = exact_kl(policy.head, policy.hidden(batch), reference.head, reference.hidden(batch), temperature)
         sums[group] = row_sums(kl, batch.lengths).cpu()
-    return sums.tolist()
+    return policy.runtime.processes.add_up(sums).tolist()
 
 
 def encode_answers(encoder: Encoder, prompts: Sequence[PromptRecord], answers: Sequence[str]) -> list[Tokens]:
@@ -205,7 +204,9 @@ def encode_answers(encoder: Encoder, prompts: Sequence[PromptRecord], answers: S
     return [Tokens(prompt, end) for prompt, end in zip(ids, encoder.scored(answers), strict=True)]
 
 
-def write_records(path: Path, records: Iterable[BaseModel]) -> None:
-    """JSON Lines, there whole or not at all."""
+def write_records(workspace: Workspace, name: str, records: Iterable[BaseModel]) -> None:
+    """JSON Lines in OUT/, there whole or not at all."""
+    if not workspace.processes.is_first:
+        return
     lines = [json.dumps(record.model_dump(mode="json"), ensure_ascii=False) for record in records]
-    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+    write_atomically(workspace.folder / name, "".join(f"{line}\n" for line in lines).encode())

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from training.engine.networks import Policy
+from training.engine.processes import ALONE, Processes
 from training.engine.tensors import log_distribution
 
 CACHE_FACTOR = 8  # A cached token costs far less memory than one in a pass that keeps activations.
@@ -46,25 +47,28 @@ def sample(
     """Completions, those of a prompt side by side, in the order of the prompts.
 
     Each completion has its own row of random numbers, so neither bucketing nor the budget (tokens in one
-    pass) changes what is drawn, but for rounding. `on_token` is called before each token, and may raise.
+    pass) nor how many processes share the prompts changes what is drawn, but for rounding. `on_token` is called
+    before each token, and may raise.
     """
     policy.take_turn()
     rows = len(prompts) * how.samples_per_prompt
     draws = torch.rand((rows, how.max_tokens), generator=random, dtype=torch.float64)
-    completions: list[Completion | None] = [None] * rows
-    for bucket in _buckets([len(prompt) for prompt in prompts], how, budget):
+    own: dict[int, Completion] = {}
+    processes = policy.runtime.processes
+    for bucket in _buckets([len(prompt) for prompt in prompts], how, budget, processes):
         numbers = [n * how.samples_per_prompt + s for n in bucket for s in range(how.samples_per_prompt)]
         sampled = _sample_bucket(policy, [prompts[n] for n in bucket], how, draws[numbers], on_token)
-        for number, completion in zip(numbers, sampled, strict=True):
-            completions[number] = completion
-    return [completion for completion in completions if completion is not None]
+        own.update(zip(numbers, sampled, strict=True))
+    completions = {number: one for part in processes.gather(own) for number, one in part.items()}
+    return [completions[number] for number in range(rows)]
 
 
-def _buckets(lengths: Sequence[int], how: Sampling, budget: int) -> list[list[int]]:
-    """Prompts of like length together, as many as the cache may hold."""
-    order = sorted(range(len(lengths)), key=lambda number: (lengths[number], number))
+def _buckets(
+    lengths: Sequence[int], how: Sampling, budget: int, processes: Processes = ALONE
+) -> list[list[int]]:
+    """Prompts of like length together, as many as the cache may hold: this process's share of them."""
     buckets: list[list[int]] = []
-    for number in order:
+    for number in processes.deal(sorted(range(len(lengths)), key=lambda number: (lengths[number], number))):
         cost = (lengths[number] + how.max_tokens) * how.samples_per_prompt
         if not buckets or cost * (len(buckets[-1]) + 1) > budget * CACHE_FACTOR:
             buckets.append([])

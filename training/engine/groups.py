@@ -120,14 +120,15 @@ def accumulate_gradients(
 ) -> tuple[dict[str, float], float]:
     """Add up the gradients of one update's rows, in as many passes as memory asks for.
 
-    Returns the update's figures, and the greatest |new - old log-probability|, nats.
+    Returns the update's figures, and the greatest |new - old log-probability|, nats, of all processes.
     """
+    runtime = players.policy.runtime
     lengths = rollout.lengths
     step_lengths = [lengths[number] for number in numbers]
-    sums: Counter[str] = Counter(tokens=sum(step_lengths))
+    sums: Counter[str] = Counter()
     ratio_error = 0.0
     rows = [rollout.rows[number] for number in numbers]
-    for group, batch in token_batches(rows, config.micro_batch_tokens, players.policy.runtime.device):
+    for group, batch in token_batches(rows, config.micro_batch_tokens, runtime):
         picked = [numbers[place] for place in group]
         old = gather_rows(rollout.logprobs, lengths, picked)
         reference = gather_rows(rollout.reference_logprobs, lengths, picked)
@@ -143,7 +144,9 @@ def accumulate_gradients(
             ratios=len(loss.clipped),
             kl=float(approximate_kl(new.detach(), old).sum()),
         )
-    return sums, ratio_error
+    sums = runtime.processes.count_up(sums)
+    sums["tokens"] = sum(step_lengths)
+    return sums, max(runtime.processes.gather(ratio_error))
 
 
 def _statistics(players: Players, batch: Batch, config: Grouped) -> tuple[Tensor, Tensor]:
@@ -159,13 +162,13 @@ def _statistics(players: Players, batch: Batch, config: Grouped) -> tuple[Tensor
 def load_group_players(config: Grouped, workspace: Workspace) -> tuple[list[PromptRecord], Players]:
     """Prompts, and the networks with what changes the policy."""
     loaded = load_players(config, workspace)
-    parameters = loaded.policy.trained()
+    parameters, updates = loaded.policy.trained(), config.steps * updates_per_iteration(config)
     players = Players(
         policy=loaded.policy,
         reference=loaded.reference,
         rewards=loaded.rewards,
         encoder=loaded.encoder,
         household=loaded.household,
-        policy_updater=Updater(parameters, loaded.rate, config.steps * updates_per_iteration(config), config),
+        policy_updater=Updater(parameters, loaded.rate, updates, config, loaded.runtime.processes),
     )
     return loaded.prompts, players

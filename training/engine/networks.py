@@ -1,4 +1,4 @@
-"""The networks: policy, reward model, critic; where they compute, and how they are loaded and saved."""
+"""The networks: policy, reward model, critic; how they are loaded and saved."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import transformers
@@ -27,6 +27,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from training.engine.batches import Batch, Tokens, token_batches
 from training.engine.config import EngineError, Settings, Training
 from training.engine.ensemble import EnsembleHead
+from training.engine.runtime import Runtime
 from training.engine.tensors import log_distribution
 
 if TYPE_CHECKING:  # PEFT takes its time to load, and only adapters need it.
@@ -37,40 +38,6 @@ transformers.utils.logging.set_verbosity_error()
 
 ENSEMBLE_FILE = "ensemble.safetensors"
 FULL_RATE, HIGHEST_RATE, LORA_FACTOR = 0.4, 3e-4, 10.0
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and how precisely to compute; settled once, before any loop."""
-
-    device: torch.device
-    dtype: torch.dtype  # of the forward pass; weights are float32
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The forward pass's number format."""
-        if self.dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
-
-    @property
-    def tolerance(self) -> float:
-        """Greatest difference of two log-probabilities that should be the same, in nats."""
-        return 1e-3 if self.dtype == torch.float32 else 0.5
-
-
-def settle(config: Settings) -> Runtime:
-    """Choose device, number format and threads. Raises EngineError for a GPU that is not there."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    has_gpu = torch.cuda.is_available()
-    if config.device == "cuda" and not has_gpu:
-        raise EngineError("device: there is no CUDA device here")
-    device = torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # For finding bugs; it costs time.
-    half = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
-    return Runtime(device, torch.bfloat16 if half else torch.float32)
 
 
 def generator(seed: int, name: str, step: int = 0) -> torch.Generator:
@@ -173,10 +140,10 @@ class Scorer:
     @torch.no_grad()
     def score_rows(self, rows: Sequence[Tokens], budget: int) -> Tensor:
         """(B,): scores in deviations above the reference policy's mean, for completions that have ended."""
-        scores = torch.empty(len(rows))
-        for group, batch in token_batches(rows, budget, self.runtime.device):
+        scores = torch.zeros(len(rows))
+        for group, batch in token_batches(rows, budget, self.runtime):
             scores[group] = self.scores(batch).cpu() - self.mean
-        return scores
+        return self.runtime.processes.add_up(scores)
 
     def score_rows_with_spread(self, rows: Sequence[Tokens], budget: int) -> tuple[Tensor, Tensor]:
         """(B,) the same scores, and (B,) how far the members of the ensemble are apart, in the same unit.
@@ -190,13 +157,14 @@ class Scorer:
     @torch.no_grad()
     def read_rows(self, rows: Sequence[Tokens], budget: int) -> Readings:
         """Every label and every member's score of each row, from one pass."""
-        labels = torch.empty(len(rows), self.model.score.out_features)
-        members = torch.empty(len(rows), self.ensemble.members if self.ensemble else 1)
-        for group, batch in token_batches(rows, budget, self.runtime.device):
+        labels = torch.zeros(len(rows), self.model.score.out_features)
+        members = torch.zeros(len(rows), self.ensemble.members if self.ensemble else 0)
+        for group, batch in token_batches(rows, budget, self.runtime):
             hidden = self._hidden(batch, batch.last)
             labels[group] = self.model.score(hidden).cpu()
             if self.ensemble:
                 members[group] = (self.ensemble(hidden) - self.ensemble.means).cpu()
+        labels, members = self.runtime.processes.add_up(labels), self.runtime.processes.add_up(members)
         return Readings(labels, members if self.ensemble else labels[:, :1] - self.mean)
 
     def _read(self, batch: Batch, places: Tensor) -> Tensor:
@@ -436,23 +404,21 @@ def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase)
 
 
 def save_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    add: Callable[[Path], None] = lambda folder: None,
-    ensemble: EnsembleHead | None = None,
+    network: Policy | Scorer, folder: Path, add: Callable[[Path], None] = lambda folder: None
 ) -> None:
     """An ordinary Hugging Face folder, put in place whole, with an ensemble's members and what `add` writes."""
+    if not network.runtime.processes.is_first:
+        return
     import shutil
 
     from training.engine.workspace import sync_folder
 
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside, safe_serialization=True)
-    tokenizer.save_pretrained(aside)
+    network.model.save_pretrained(aside, safe_serialization=True)
+    network.tokenizer.save_pretrained(aside)
     add(aside)
-    if ensemble:
+    if ensemble := getattr(network, "ensemble", None):
         values = {name: value.cpu().contiguous() for name, value in ensemble.state_dict().items()}
         save_file(values, aside / ENSEMBLE_FILE)
     shutil.rmtree(folder, ignore_errors=True)

@@ -22,7 +22,6 @@ from training.engine.intervals import mean_interval
 from training.engine.judges import Judge, load_judge
 from training.engine.networks import (
     Policy,
-    Runtime,
     Scorer,
     add_adapters,
     describe_training,
@@ -34,7 +33,6 @@ from training.engine.networks import (
     merge_adapters,
     same_tokenizer,
     save_model,
-    settle,
 )
 from training.engine.online_settings import Online
 from training.engine.online_state import OnlineState
@@ -42,6 +40,7 @@ from training.engine.records import PromptRecord, read_records
 from training.engine.reward_terms import answer_check, build_terms
 from training.engine.rewards import Rewards
 from training.engine.rollout import Rollout
+from training.engine.runtime import Runtime, settle
 from training.engine.tensors import exact_kl, token_logprobs, token_statistics
 from training.engine.updates import Updater
 from training.engine.workspace import StopRequested, Workspace
@@ -69,7 +68,7 @@ class Players:
             self.household.save(folder)
             return
         merge_adapters(self.policy.model)
-        save_model(self.policy.model, self.policy.tokenizer, folder)
+        save_model(self.policy, folder)
 
     def weights(self) -> dict[str, dict[str, torch.nn.Parameter]]:
         """What is learned, by network: a checkpoint holds it."""
@@ -132,9 +131,11 @@ def train_online(
             metrics["tokens_per_second"] = len(rollout.logprobs) / (time.monotonic() - began)
             workspace.events.metrics(step + 1, metrics)
             workspace.events.progress("train", step + 1, config.steps)
-            if workspace.stopping or step + 1 == config.steps:
+            stops = workspace.should_stop()
+            if stops or step + 1 == config.steps:
                 state.save(step + 1)
-            workspace.check_stop()
+            if stops:
+                raise StopRequested
         step = config.steps
         check(_measure_final(players, prompts, held_out, config, workspace), step, state, players, config)
     except GuardStop as stop:
@@ -179,7 +180,7 @@ def collect(
     ends = torch.tensor(lengths).cumsum(0)
     figures = torch.zeros(4, int(ends[-1]), device=policy.runtime.device)
     with torch.no_grad():
-        for group, batch in token_batches(rows, budget, policy.runtime.device):
+        for group, batch in token_batches(rows, budget, policy.runtime):
             workspace.check_stop()
             hidden, reference_hidden = policy.hidden(batch), players.reference.hidden(batch)
             own = token_statistics(policy.head, hidden, batch.targets, config.temperature)
@@ -189,6 +190,7 @@ def collect(
             kl = exact_kl(policy.head, hidden, players.reference.head, reference_hidden, config.temperature)
             places = torch.cat([torch.arange(ends[row] - lengths[row], ends[row]) for row in group])
             figures[:, places.to(figures.device)] = torch.stack([own.logprobs, reference, kl, own.entropy])
+    policy.runtime.processes.add_up(figures)
     texts = [players.encoder.text(completion.tokens, policy.end_tokens) for completion in completions]
     heat = config.temperature
     rollout = Rollout(prompts, completions, rows, scores, *figures.unbind(), terms, heat, texts)
@@ -286,7 +288,7 @@ def load_players(config: Online, workspace: Workspace) -> Loaded:
     """Prompts, policy, reference and rewards. Raises EngineError where they do not fit each other."""
     prompts = read_records(config.prompts, PromptRecord, answer_check(config.rewards))
     terms = build_terms(config.rewards, config.max_completion_tokens)
-    runtime = settle(config)
+    runtime = settle(config, workspace.processes)
     household, scorer = None, None
     if config.lora_rank and config.share_base:
         from training.engine.sharing import place_reward_model, share_base

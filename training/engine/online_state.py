@@ -67,7 +67,7 @@ class OnlineState:
         self._config = config
         self._workspace = workspace
         self._weights, self._updaters = learners.weights(), learners.updaters()
-        self._checkpoints = Checkpoints(workspace.folder, workspace.events)
+        self._checkpoints = Checkpoints(workspace.folder, workspace.events, workspace.processes)
         self._good = self._snapshot()  # the last state whose rollout passed every guard
         self._is_good = True  # whether that is the present state
         self._best: dict[str, Tensor] = {}  # policy weights; none without a held-out reward model
@@ -200,7 +200,7 @@ class OnlineState:
     def write_marked(self) -> None:
         """Leave OUT/marked.jsonl, for people to look at."""
         found = [one for of_rollout in self.progress.marked.values() for one in of_rollout]
-        write_records(self._workspace.folder / "marked.jsonl", choose(found, self._config.marked_samples))
+        write_records(self._workspace, "marked.jsonl", choose(found, self._config.marked_samples))
 
     # Weights
 

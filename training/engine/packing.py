@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from training.engine.batches import Batch, Tokens, make_batch, pack_batch
-from training.engine.networks import Policy, Runtime, hidden_states
+from training.engine.networks import Policy, hidden_states
+from training.engine.runtime import Runtime
 
 PROBE = (5, 3, 7)  # Lengths of the rows that are read both ways.
 TOLERANCE = 1e-4  # Of a state after the last norm, whose scale is about 1; float32 keeps within 1e-5.

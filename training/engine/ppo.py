@@ -123,16 +123,17 @@ def accumulate_gradients(
 ) -> dict[str, float]:
     """Add up the gradients of one update's rows, in as many passes as memory asks for.
 
-    Losses are divided by the real tokens of all these rows, so the passes they are cut into do not matter.
-    Returns sums over tokens, and the greatest |new - old log-probability|.
+    Losses are divided by the real tokens of all these rows, so the passes and processes they are dealt to do not
+    matter. Returns sums over tokens, and the greatest |new - old log-probability|, of all processes.
     """
+    runtime = players.policy.runtime
     lengths = rollout.lengths
     tokens = sum(lengths[number] for number in numbers)
     policy_tokens = tokens if policy_moves else 0
-    sums: Counter[str] = Counter(tokens=tokens, policy_tokens=policy_tokens)
+    sums: Counter[str] = Counter()
     ratio_error = 0.0
     rows = [rollout.rows[number] for number in numbers]
-    for group, batch in token_batches(rows, config.micro_batch_tokens, players.policy.runtime.device):
+    for group, batch in token_batches(rows, config.micro_batch_tokens, runtime):
         picked = [numbers[place] for place in group]
         old, advantages, old_values, returns = (
             gather_rows(flat, lengths, picked)
@@ -148,7 +149,9 @@ def accumulate_gradients(
         critic_loss = value_loss(values, old_values, returns, config.value_clip_range).sum()
         (critic_loss / tokens).backward()
         sums.update(value_loss=float(critic_loss.detach()))
-    return {**sums, "ratio_error": ratio_error}
+    sums = runtime.processes.count_up(sums)
+    sums.update(tokens=tokens, policy_tokens=policy_tokens)
+    return {**sums, "ratio_error": max(runtime.processes.gather(ratio_error))}
 
 
 def _policy_terms(
@@ -176,10 +179,10 @@ def foresee(critic: Scorer, rollout: Rollout, config: Ppo) -> Tensor:
     """(N,) the value of the state before each sampled token."""
     begins = offsets(rollout.lengths)
     values = torch.zeros(begins[-1], device=critic.runtime.device)
-    for group, batch in token_batches(rollout.rows, config.micro_batch_tokens, critic.runtime.device):
+    for group, batch in token_batches(rollout.rows, config.micro_batch_tokens, critic.runtime):
         places = torch.cat([torch.arange(begins[row], begins[row + 1]) for row in group])
         values[places.to(values.device)] = critic.values(batch)
-    return values
+    return critic.runtime.processes.add_up(values)
 
 
 def load_ppo_players(config: Ppo, workspace: Workspace) -> tuple[list[Any], PpoPlayers]:
@@ -197,7 +200,7 @@ def load_ppo_players(config: Ppo, workspace: Workspace) -> tuple[list[Any], PpoP
         critic = load_scorer(source, config, loaded.runtime)
         reset_head(critic, 0.0)
         add_adapters(critic.model, config)
-    updates = updates_per_iteration(config)
+    updates, processes = updates_per_iteration(config), loaded.runtime.processes
     moving = max(1, config.steps - config.critic_warmup_steps)
     players = PpoPlayers(
         policy=policy,
@@ -205,13 +208,14 @@ def load_ppo_players(config: Ppo, workspace: Workspace) -> tuple[list[Any], PpoP
         rewards=loaded.rewards,
         encoder=loaded.encoder,
         household=loaded.household,
-        policy_updater=Updater(policy.trained(), loaded.rate, moving * updates, config),
+        policy_updater=Updater(policy.trained(), loaded.rate, moving * updates, config, processes),
         critic=critic,
         critic_updater=Updater(
             critic.trained(),
             config.critic_learning_rate or 3 * loaded.rate,
             config.steps * updates,
             config,
+            processes,
         ),
     )
     return loaded.prompts, players

@@ -10,6 +10,7 @@ import torch
 
 from training.engine.batches import Encoder, Tokens
 from training.engine.networks import generator
+from training.engine.processes import ALONE, Processes
 from training.engine.records import PreferenceRecord, RankingRecord
 
 OVERALL = 0  # the label of the score itself; criteria come after it
@@ -119,14 +120,15 @@ def bootstrap(judgments: Sequence[Judgment], members: int, seed: int, name: str)
     ]
 
 
-def passes(judgments: Sequence[Judgment], budget: int) -> list[list[Judgment]]:
+def passes(judgments: Sequence[Judgment], budget: int, processes: Processes = ALONE) -> list[list[Judgment]]:
     """Judgments in groups of like length, whose rows, padded, hold at most `budget` tokens.
 
-    A judgment stays whole: its losses need all its scores. One above the budget gets a pass of its own.
+    A judgment stays whole: its losses need all its scores. One above the budget gets a pass of its own. Of
+    several processes each gets its share.
     """
     groups: list[list[Judgment]] = []
     group: list[Judgment] = []
-    for judgment in sorted(judgments, key=lambda one: -one.longest):
+    for judgment in processes.deal(sorted(judgments, key=lambda one: -one.longest)):
         rows = len(judgment.rows) + sum(len(one.rows) for one in group)
         if group and rows * group[0].longest > budget:
             groups.append(group)

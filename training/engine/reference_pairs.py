@@ -10,8 +10,9 @@ from torch import Tensor
 
 from training.engine.batches import Encoder, Tokens, by_token_budget, make_batch, row_sums, token_batches
 from training.engine.config import Dpo, EngineError
-from training.engine.networks import Policy, Runtime, load_policy
+from training.engine.networks import Policy, load_policy
 from training.engine.records import PreferenceRecord
+from training.engine.runtime import Runtime
 from training.engine.tensors import token_logprobs
 from training.engine.workspace import Workspace, write_atomically
 
@@ -130,7 +131,8 @@ def reference_logprobs(
         raise EngineError(f"{source}: gives an answer a log-probability that is not a finite number")
     flat = sums.split([2 * len(pairs) for pairs in sets])
     found = [part.reshape(shape).contiguous() for part, shape in zip(flat, shapes, strict=True)]
-    write_atomically(path, as_safetensors({str(number): tensor for number, tensor in enumerate(found)}))
+    if workspace.processes.is_first:
+        write_atomically(path, as_safetensors({str(number): tensor for number, tensor in enumerate(found)}))
     return found
 
 
@@ -139,14 +141,14 @@ def completion_logprobs(
     policy: Policy, rows: Sequence[Tokens], budget: int, report: Callable[[int], None]
 ) -> Tensor:
     """(B,): log-probabilities of whole completions, in nats, on the CPU."""
-    sums = torch.empty(len(rows))
+    sums = torch.zeros(len(rows))
     done = 0
-    for group, batch in token_batches(rows, budget, policy.runtime.device):
+    for group, batch in token_batches(rows, budget, policy.runtime):
         report(done)
         logprobs = token_logprobs(policy.head, policy.hidden(batch), batch.targets, 1.0)
         sums[group] = row_sums(logprobs, batch.lengths).cpu()
-        done += len(group)
-    return sums
+        done += len(group) * policy.runtime.processes.count  # shares are alike
+    return policy.runtime.processes.add_up(sums)
 
 
 def _rows(pairs: Sequence[Pair]) -> list[Tokens]:
@@ -164,8 +166,9 @@ def pair_logprobs(policy: Policy, pairs: Sequence[Pair]) -> Tensor:
 @torch.no_grad()
 def log_ratios(policy: Policy, preferences: Preferences, config: Dpo) -> Tensor:
     """(2, P): by how many nats each completion is likelier than under the reference, on the CPU."""
-    ratios = torch.empty_like(preferences.reference)
-    for group in by_token_budget([2 * pair.length for pair in preferences.pairs], config.micro_batch_tokens):
+    ratios = torch.zeros_like(preferences.reference)
+    lengths, processes = [2 * pair.length for pair in preferences.pairs], policy.runtime.processes
+    for group in by_token_budget(lengths, config.micro_batch_tokens, processes):
         logprobs = pair_logprobs(policy, [preferences.pairs[number] for number in group]).cpu()
         ratios[:, group] = logprobs - preferences.reference[:, group]
-    return ratios
+    return processes.add_up(ratios)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,6 @@ from training.engine.evaluate import encode_answers, sample_records
 from training.engine.generation import Sampling
 from training.engine.losses import centering_loss, preference_loss
 from training.engine.networks import (
-    Runtime,
     Scorer,
     epoch_order,
     generator,
@@ -27,7 +27,6 @@ from training.engine.networks import (
     load_scorer,
     reset_head,
     save_model,
-    settle,
 )
 from training.engine.preferences import OVERALL, Judgment, bootstrap, encode, passes, preferences_of
 from training.engine.records import (
@@ -38,6 +37,7 @@ from training.engine.records import (
     read_records,
 )
 from training.engine.reward_report import describe_judgments
+from training.engine.runtime import Runtime, settle
 from training.engine.updates import Updater
 from training.engine.workspace import Workspace
 
@@ -59,7 +59,7 @@ def train_reward_model(config: Reward, workspace: Workspace) -> dict[str, Any]:
     held_out = read_judgments(config.eval_data) if config.eval_data else []
     _check_records(records, replayed, held_out, config)
     prompts = read_records(config.prompts or config.train_data, PromptRecord)
-    runtime = settle(config)
+    runtime = settle(config, workspace.processes)
     scorer = load_scorer(config.model, config, runtime, labels=1 + len(config.criteria))
     prepare_head(scorer, config)
     shared = share_adapter(scorer, config) if config.lora_rank else None
@@ -173,8 +173,9 @@ def update(
 ) -> dict[str, float]:
     """One step; losses are divided by the weight of the whole step, however it is cut into passes."""
     total = sum(judgment.weight for judgment in judgments)
-    loss_sum = right = decided = 0.0
-    for group in passes(judgments, config.micro_batch_tokens):
+    sums: Counter[str] = Counter()
+    processes = scorer.runtime.processes
+    for group in passes(judgments, config.micro_batch_tokens, processes):
         rows = [row for judgment in group for row in judgment.rows]
         scores = scorer.labels(make_batch(rows, scorer.runtime.device))  # (rows, members + criteria)
         places, tie, weights = _pairs(group, config, scores.device)
@@ -183,16 +184,16 @@ def update(
         losses = losses + config.center_coefficient * centering_loss(chosen, rejected)
         loss = (weights * losses).sum()
         (loss / total).backward()
-        loss_sum += float(loss.detach())
         overall = torch.tensor(
             [one.label == OVERALL and not one.tie for judgment in group for one in judgment.preferences],
             device=scores.device,
         )
         means = (chosen - rejected)[:, : config.members].mean(dim=1)
-        right += float((means > 0)[overall].sum())
-        decided += float(overall.sum())
-    metrics = {"loss": loss_sum / total, "grad_norm": updater.step()}
-    return metrics | ({"accuracy": right / decided} if decided else {})
+        right = float((means > 0)[overall].sum())
+        sums.update(loss=float(loss.detach()), right=right, decided=float(overall.sum()))
+    sums = processes.count_up(sums)
+    metrics = {"loss": sums["loss"] / total, "grad_norm": updater.step()}
+    return metrics | ({"accuracy": sums["right"] / sums["decided"]} if sums["decided"] else {})
 
 
 def _pairs(
@@ -319,4 +320,4 @@ def _save(scorer: Scorer, config: Reward, workspace: Workspace, add: Callable[[P
     if config.criteria:
         saved.id2label = dict(enumerate(("overall", *config.criteria)))
         saved.label2id = {name: label for label, name in saved.id2label.items()}
-    save_model(scorer.model, tokenizer, workspace.folder / "model", add, scorer.ensemble)
+    save_model(scorer, workspace.folder / "model", add)

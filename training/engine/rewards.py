@@ -55,7 +55,7 @@ class Rewards:
         ]
         terms = self._config.rewards
         for term, name, compute in zip(terms, term_names(terms), self._terms, strict=True):
-            values = torch.tensor(compute(samples))
+            values = self._policy.runtime.processes.compute(samples, compute)
             means[f"reward_{name}"] = float(values.mean())
             total = total + term.weight * values
         limit = self._config.reward_clip

@@ -19,10 +19,10 @@ from training.engine.networks import (
     load_policy,
     merge_adapters,
     save_model,
-    settle,
 )
 from training.engine.packing import why_not_packed
 from training.engine.records import DemonstrationRecord, read_demonstrations
+from training.engine.runtime import Runtime, settle
 from training.engine.tensors import token_logprobs
 from training.engine.updates import Updater
 from training.engine.workspace import Workspace
@@ -31,7 +31,7 @@ POOL = 16  # Batches whose rows are sorted by length together: little padding, o
 
 
 # Rows and a token budget to row numbers with their batch, a forward pass each.
-Layout = Callable[[Sequence[Tokens], int, torch.device], Iterator[tuple[list[int], Batch]]]
+Layout = Callable[[Sequence[Tokens], int, Runtime], Iterator[tuple[list[int], Batch]]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def train_policy(config: Sft, workspace: Workspace) -> dict[str, Any]:
     """Learn from demonstrations; leaves OUT/model."""
     records = _read(config.train_data, workspace)
     held_out = _read(config.eval_data, workspace) if config.eval_data else []
-    policy = load_policy(config.model, config, settle(config))
+    policy = load_policy(config.model, config, settle(config, workspace.processes))
     add_adapters(policy.model, config)
     encoder = Encoder(policy.tokenizer, policy.end_tokens, config)
     rows, eval_rows = encode(records, encoder), encode(held_out, encoder)
@@ -63,7 +63,7 @@ def train_policy(config: Sft, workspace: Workspace) -> dict[str, Any]:
         result["eval_loss"] = mean_loss(policy, eval_rows, config)
     if config.lora_rank:
         merge_adapters(policy.model)
-    save_model(policy.model, policy.tokenizer, workspace.folder / "model")
+    save_model(policy, workspace.folder / "model")
     return result
 
 
@@ -177,19 +177,19 @@ def _update(
     """
     total = sum(weight * len(row.completion) for row, weight in zip(rows, weights, strict=True))
     loss_sum = 0.0
-    for group, batch in layout(rows, config.micro_batch_tokens, policy.runtime.device):
+    for group, batch in layout(rows, config.micro_batch_tokens, policy.runtime):
         logprobs = token_logprobs(policy.head, policy.hidden(batch), batch.targets, 1.0)
         weight = torch.tensor([weights[row] for row in group], device=logprobs.device)
         loss = -(row_sums(logprobs, batch.lengths) * weight).sum()
         (loss / total).backward()
         loss_sum += float(loss.detach())
-    return loss_sum, total, updater.step()
+    return sum(policy.runtime.processes.gather(loss_sum)), total, updater.step()
 
 
 @torch.no_grad()
 def mean_loss(policy: Policy, rows: Sequence[Tokens], config: Sft) -> float:
     """Nats per token of the completions."""
     loss = 0.0
-    for _, batch in token_batches(rows, config.micro_batch_tokens, policy.runtime.device):
+    for _, batch in token_batches(rows, config.micro_batch_tokens, policy.runtime):
         loss -= float(token_logprobs(policy.head, policy.hidden(batch), batch.targets, 1.0).sum())
-    return loss / sum(len(row.completion) for row in rows)
+    return sum(policy.runtime.processes.gather(loss)) / sum(len(row.completion) for row in rows)

@@ -17,7 +17,6 @@ from training.engine.adapters import (
 from training.engine.events import EventLog
 from training.engine.networks import (
     Policy,
-    Runtime,
     Scorer,
     generator,
     load_ensemble,
@@ -28,6 +27,7 @@ from training.engine.networks import (
     save_model,
 )
 from training.engine.online_settings import Online
+from training.engine.runtime import Runtime
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Household:
     def save(self, folder: Path) -> None:
         """The policy as an ordinary model, and its adapter apart; the base belongs to the policy after that."""
         add = self.base.merge("policy")
-        save_model(self.base.model, self.policy.tokenizer, folder, add)
+        save_model(self.policy, folder, add)
 
 
 def share_base(config: Online, runtime: Runtime, events: EventLog) -> Household | None:

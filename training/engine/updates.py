@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from training.engine.config import Training
+from training.engine.processes import ALONE, Processes
 
 BETAS, EPSILON = (0.9, 0.95), 1e-5
 
@@ -16,8 +17,14 @@ class Updater:
     """Adam with warm-up and linear decay over one network's trained parameters."""
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], rate: float, steps: int, config: Training
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        rate: float,
+        steps: int,
+        config: Training,
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
         self.parameters = list(parameters.values())
         matrices = [parameter for parameter in self.parameters if parameter.ndim > 1]
         vectors = [parameter for parameter in self.parameters if parameter.ndim <= 1]
@@ -35,10 +42,11 @@ class Updater:
         self._adam = torch.optim.AdamW(used, lr=rate, betas=BETAS, eps=EPSILON)
 
     def step(self) -> float:
-        """Apply and clear the gradients; returns their norm before clipping.
+        """Apply and clear the gradients, those of all processes together; returns their norm before clipping.
 
         A norm that is not finite changes nothing but the count of refused steps.
         """
+        self.processes.add_up_gradients(self.parameters)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
         if math.isfinite(norm):
             for group in self._adam.param_groups:

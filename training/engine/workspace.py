@@ -1,5 +1,6 @@
 """The folder of one run: its lock, config, events, result, and the wish to stop. No torch."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -11,6 +12,7 @@ from typing import Any
 
 from training.engine.config import EngineError, Settings
 from training.engine.events import EventLog
+from training.engine.processes import ALONE, Processes
 
 LOCK_SECONDS = 15.0
 
@@ -20,44 +22,63 @@ class StopRequested(Exception):
 
 
 class Workspace:
-    """OUT/: one engine at a time writes it, and a run is finished once it holds result.json."""
+    """OUT/: one engine at a time writes it, and a run is finished once it holds result.json.
 
-    def __init__(self, folder: str | Path) -> None:
+    Of several processes the first has the folder; the others read it, and what they write goes nowhere.
+    """
+
+    def __init__(self, folder: str | Path, processes: Processes = ALONE) -> None:
         self.folder = Path(folder)
+        self.processes = processes
         self.stopping = False
 
     def open(self, config: Settings, lock_seconds: float = LOCK_SECONDS) -> None:
         """Lock the folder, keep the config, follow signals. Raises EngineError when it is not ours."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock(lock_seconds)
-        except OSError as error:
-            raise EngineError(f"{self.folder}: cannot be written ({error})") from error
-        self._keep_config(config)
-        self.events = EventLog(self.folder / "events.jsonl")
+        if self.processes.is_first:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock(lock_seconds)
+            except OSError as error:
+                raise EngineError(f"{self.folder}: cannot be written ({error})") from error
+            self._keep_config(config)
+        self.events = EventLog(self.folder / "events.jsonl" if self.processes.is_first else Path(os.devnull))
         signal.signal(signal.SIGTERM, self._ask_to_stop)
 
     def close(self) -> None:
         """Let the folder go."""
         self.events.close()
-        os.close(self._lock_file)
+        if self.processes.is_first:
+            os.close(self._lock_file)
 
     def result(self) -> dict[str, Any] | None:
-        """The outcome of a run that has ended here, or None."""
-        try:
-            return json.loads((self.folder / "result.json").read_text())
-        except FileNotFoundError:
-            return None
+        """The outcome of a run that has ended here, or None; all processes get what the first one reads.
+
+        The others read nothing of the folder before that, so nothing that an earlier engine is still writing.
+        """
+        found = None
+        if self.processes.is_first:
+            with contextlib.suppress(FileNotFoundError):
+                found = json.loads((self.folder / "result.json").read_text())
+        return self.processes.gather(found)[0]
 
     def finish(self, result: dict[str, Any]) -> None:
         """Publish the outcome: the event first, so that whoever sees the file has had the event."""
         self.events.result(result)
-        write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())
+        if self.processes.is_first:
+            write_atomically(self.folder / "result.json", json.dumps(result, indent=1).encode())
 
     def check_stop(self) -> None:
-        """Raise StopRequested if somebody has asked; called where stopping loses nothing."""
-        if self.stopping:
+        """Raise StopRequested if somebody has asked; called where stopping loses nothing.
+
+        Several processes stop together or not at all: they wait for the next `should_stop`.
+        """
+        if self.stopping and self.processes.count == 1:
             raise StopRequested
+
+    def should_stop(self) -> bool:
+        """Whether somebody has asked this process or another one; all processes must ask at the same place."""
+        self.stopping = self.processes.any(self.stopping)
+        return self.stopping
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True

@@ -1,0 +1,226 @@
+"""Several processes that train together do what one alone would do, stop together, and go on after a kill."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.engine.conftest import write_rows
+from tests.engine.test_training import PPO, REWARD, taste
+from training.engine.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[2]
+GROUPS = {name: value for name, value in PPO.items() if name != "critic_warmup_steps"} | {
+    "samples_per_prompt": 4
+}
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2"],
+}
+
+
+@pytest.fixture
+def settings(llama, tmp_path, prompts):
+    """Settings of a short run by the name of a case."""
+    learned = {"model": llama, "prompts": prompts}
+    # 41 judgments in batches of 8: of the last batch one process has nothing.
+    train = {"model": llama, "train_data": write_rows(tmp_path / "train.jsonl", taste(41, "abcd"))}
+    judged = train | {"eval_data": write_rows(tmp_path / "eval.jsonl", taste(24, "efgh"))}
+    rows = [{"prompt": text, "completion": f"{text} a"} for text in "abcdefgh"] * 6
+    demonstrations = {"model": llama, "train_data": write_rows(tmp_path / "demos.jsonl", rows)}
+    written = {"epochs": 4, "batch_size": 4, "log_every_steps": 1}
+    return {
+        "sft": demonstrations | written,
+        "sft packed": demonstrations | written | {"packing": True},
+        "reward": judged | REWARD | {"log_every_steps": 1},
+        "reward ensemble": judged | REWARD | {"members": 4, "lora_rank": 4},
+        "dpo": judged | {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3, "log_every_steps": 1},
+        "ppo": learned | PPO,
+        "ppo adapters": learned | PPO | {"lora_rank": 4},
+        "grpo": learned | GROUPS,
+        "rloo": learned | GROUPS,
+    }
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def start_two(engine, method, out, *configs):
+    """Fork two processes that know of each other; returns their ids."""
+    port, children = free_port(), []
+    for rank, config in enumerate(configs):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+                os.environ["MASTER_PORT"] = str(port)
+                code = main([method, config, str(engine.folder / out)])
+            finally:
+                os._exit(code)
+        children.append(child)
+    return children
+
+
+def exit_codes(children):
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def run_two(engine, method, out, **values):
+    config = engine.config(**values)
+    return exit_codes(start_two(engine, method, out, config, config))
+
+
+def weights(engine, out):
+    return load_file(engine.folder / out / "model" / "model.safetensors")
+
+
+def assert_alike(one, other, place=""):
+    """Two results, but for rounding; seconds and tokens per second are the machine's."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            if not name.endswith(("seconds", "per_second")):
+                assert_alike(one[name], other[name], f"{place}/{name}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), place
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_alike(*pair, f"{place}/{number}")
+    elif isinstance(one, float):
+        assert one == pytest.approx(other, rel=2e-3, abs=2e-4), place
+    else:
+        assert one == other, place
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["sft", "sft packed", "reward", "reward ensemble", "dpo", "ppo", "ppo adapters", "grpo", "rloo"],
+)
+def test_two_processes_learn_what_one_learns(engine, settings, llama, case):
+    method, values = case.split()[0], settings[case]
+    assert engine.run(method, "one", **values) == 0
+    assert run_two(engine, method, "two", **values) == [0, 0]
+    first, one, two = (
+        load_file(Path(llama) / "model.safetensors"),
+        weights(engine, "one"),
+        weights(engine, "two"),
+    )
+    torch.testing.assert_close(two, one, atol=2e-5, rtol=0)
+    shared = first.keys() & one.keys()
+    assert max(float((one[name] - first[name]).abs().max()) for name in shared) > 2e-3
+    assert_alike(engine.result("one"), engine.result("two"))
+    logs = [
+        [(event["step"], event["metrics"]) for event in engine.events(out, "metrics")]
+        for out in ("one", "two")
+    ]
+    assert logs[0]
+    assert_alike(*(json.loads(json.dumps(log)) for log in logs))  # every step once, with the same figures
+
+
+def test_two_processes_sample_score_and_judge_as_one(engine, settings, llama, other_llama, prompts):
+    assert engine.run("reward", "judge", **settings["reward"]) == 0
+    judge = str(engine.folder / "judge" / "model")
+    sampling = {"model": llama, "prompts": prompts, "samples_per_prompt": 3}
+    runs = {
+        "generate": sampling,
+        "evaluate": sampling | {"baseline_model": other_llama, "judge_model": judge},
+        "score": {"model": judge, "completions": str(engine.folder / "one generate" / "completions.jsonl")},
+    }
+    for method, values in runs.items():
+        assert engine.run(method, f"one {method}", **values) == 0
+        assert run_two(engine, method, f"two {method}", **values) == [0, 0]
+        assert_alike(engine.result(f"one {method}"), engine.result(f"two {method}"))
+        name = "scores.jsonl" if method == "score" else "completions.jsonl"
+        files = [engine.folder / f"{who} {method}" / name for who in ("one", "two")]
+        assert_alike(*([json.loads(line) for line in file.read_text().splitlines()] for file in files))
+
+
+def test_asked_to_stop_one_process_stops_all_and_one_alone_goes_on(engine, settings):
+    values = settings["ppo"] | {"checkpoint_every_steps": 1000}
+    assert engine.run("ppo", "whole", **values) == 0
+    config = engine.config(**values)
+    children = start_two(engine, "ppo", "stopped", config, config)
+    engine.wait_for_step("stopped", 2)
+    os.kill(children[1], signal.SIGTERM)  # not the one that writes
+    assert exit_codes(children) == [143, 143]
+    saved = [folder.name for folder in (engine.folder / "stopped" / "checkpoints").iterdir()]
+    assert len(saved) == 1 and "step-00000002" <= saved[0] < "step-00000012"
+    assert engine.run("ppo", "stopped", **values) == 0
+    torch.testing.assert_close(weights(engine, "stopped"), weights(engine, "whole"), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_killed_process_takes_the_others_along_and_the_same_command_goes_on(engine, settings, launcher):
+    values = settings["grpo"] | {"steps": 30, "checkpoint_every_steps": 1}
+    assert run_two(engine, "grpo", "whole", **values) == [0, 0]
+    out = engine.folder / "killed"
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "training.engine", "grpo"]
+    command += [engine.config(**values), str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if launcher == "accelerate":
+        command.insert(4, f"--main_process_port={free_port()}")
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    engine.wait_for_step("killed", 4, seconds=120)
+    workers = [
+        child for child in psutil.Process(process.pid).children() if "training.engine" in child.cmdline()
+    ]
+    assert len(workers) == 2
+    workers[1].kill()
+    assert process.wait(60) != 0
+    _, alive = psutil.wait_procs(workers, timeout=40)
+    assert not alive and not (out / "result.json").exists()
+    assert subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL).returncode == 0
+    assert engine.weights("killed") == engine.weights("whole")
+
+
+def test_a_guard_stops_all_processes_with_the_same_policy(engine, settings):
+    values = settings["ppo"] | {"kl_budget_nats": 1.0}
+    assert engine.run("ppo", "one", **values) == 3
+    assert run_two(engine, "ppo", "two", **values) == [3, 3]
+    assert_alike(engine.result("one"), engine.result("two"))
+    torch.testing.assert_close(weights(engine, "two"), weights(engine, "one"), atol=2e-5, rtol=0)
+
+
+def test_processes_whose_weights_have_parted_end_instead_of_going_on(engine, settings, capfd):
+    values = settings["reward"] | {"checkpoint_every_steps": 2}
+    configs = []
+    for seed in (1, 2):
+        path = Path(engine.config(**values, seed=seed))
+        configs.append(str(path.rename(path.with_name(f"seed-{seed}.json"))))
+    began = time.monotonic()
+    assert exit_codes(start_two(engine, "reward", "out", *configs)) == [2, 2]
+    assert time.monotonic() - began < 60
+    assert "the processes no longer hold the same weights after 2 steps" in capfd.readouterr().err
+    assert not list((engine.folder / "out" / "checkpoints").glob("step-*"))
+
+
+def test_bad_input_ends_all_processes(engine, settings, capfd):
+    values = settings["reward"] | {"train_data": str(engine.folder / "nowhere.jsonl")}
+    assert run_two(engine, "reward", "out", **values) == [2, 2]
+    assert "nowhere.jsonl" in capfd.readouterr().err
+
+
+def test_a_reward_term_is_computed_once_for_each_completion(engine, settings, tmp_path):
+    seen = tmp_path / "seen.txt"
+    term = {"kind": "callable", "path": "tests.engine.toys:share_of_a_written_down", "weight": 1.0}
+    os.environ["SEEN"] = str(seen)
+    try:
+        assert run_two(engine, "rloo", "two", **settings["rloo"] | {"rewards": [term], "steps": 1}) == [0, 0]
+    finally:
+        del os.environ["SEEN"]
+    processes = [line.split()[0] for line in seen.read_text().splitlines()]
+    # One batch of 32, and the larger rollout at the end.
+    assert len(processes) == 32 + 256 and len(set(processes)) == 2
+    assert processes.count(processes[0]) == len(processes) / 2
