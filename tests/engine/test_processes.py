@@ -13,10 +13,17 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
-from tests.engine.conftest import write_rows
+from tests.engine.conftest import scorer_of, write_rows
 from tests.engine.test_training import PPO, REWARD, taste
 from training.engine.__main__ import main
+from training.engine.batches import Tokens, make_batch
+from training.engine.config import Reward
+from training.engine.fsdp import Spread
+from training.engine.networks import trained_parameters
+from training.engine.processes import meet
+from training.engine.updates import Updater
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = {name: value for name, value in PPO.items() if name != "critic_warmup_steps"} | {
@@ -57,21 +64,28 @@ def free_port():
         return listening.getsockname()[1]
 
 
-def start_two(engine, method, out, *configs):
-    """Fork two processes that know of each other; returns their ids."""
+def fork_two(*works):
+    """Fork two processes that know of each other; each ends with what its function returns. Returns their ids."""
     port, children = free_port(), []
-    for rank, config in enumerate(configs):
+    for rank, work in enumerate(works):
         child = os.fork()
         if not child:
             code = 1
             try:
                 os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
                 os.environ["MASTER_PORT"] = str(port)
-                code = main([method, config, str(engine.folder / out)])
+                code = work()
             finally:
                 os._exit(code)
         children.append(child)
     return children
+
+
+def start_two(engine, method, out, *configs):
+    """Fork two processes of one run; returns their ids."""
+    return fork_two(
+        *(lambda config=config: main([method, config, str(engine.folder / out)]) for config in configs)
+    )
 
 
 def exit_codes(children):
@@ -224,3 +238,59 @@ def test_a_reward_term_is_computed_once_for_each_completion(engine, settings, tm
     # One batch of 32, and the larger rollout at the end.
     assert len(processes) == 32 + 256 and len(set(processes)) == 2
     assert processes.count(processes[0]) == len(processes) / 2
+
+
+def test_spread_over_two_processes_a_reward_model_learns_what_it_learns_in_one(engine, settings):
+    # So few tokens in a pass that one process has more passes than the other.
+    values = settings["reward"] | {"micro_batch_tokens": 12, "members": 2, "checkpoint_every_steps": 1}
+    assert engine.run("reward", "one", **values) == 0
+    config = engine.config(**values, fsdp=True)
+    children = start_two(engine, "reward", "two", config, config)
+    engine.wait_for_step("two", 3)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+    assert exit_codes(children) == [-signal.SIGKILL] * 2
+    steps = [folder.name for folder in (engine.folder / "two" / "checkpoints").glob("step-*")]
+    assert steps and max(steps) < "step-00000024"
+    assert run_two(engine, "reward", "two", **values, fsdp=True) == [0, 0]
+    torch.testing.assert_close(weights(engine, "two"), weights(engine, "one"), atol=2e-5, rtol=0)
+    assert_alike(engine.result("one"), engine.result("two"))
+
+
+def test_spread_over_two_processes_each_keeps_half_of_weights_gradients_and_moments(llama, tmp_path):
+    def work():
+        processes = meet("cpu")
+        scorer = scorer_of(llama)
+        whole_size = sum(one.numel() for one in scorer.model.base_model.parameters())
+        spread = Spread(scorer.model, processes)
+        weights = trained_parameters(scorer.model)
+        updater = Updater(weights, 1e-3, 10, Reward(model=llama, train_data="-"), processes)
+        for _ in range(2):
+            scorer.scores(make_batch([Tokens([4], [5, 0])], torch.device("cpu"))).sum().backward()
+        kept = [one for one in weights.values() if isinstance(one, DTensor)]
+        sizes = [
+            sum(one.to_local().numel() for one in kept),
+            sum(one.grad.to_local().numel() for one in kept),
+        ]
+        updater.step()
+        states = updater._adam.state.values()
+        sizes.append(
+            sum(one["exp_avg"].to_local().numel() for one in states if isinstance(one["exp_avg"], DTensor))
+        )
+        whole = {name: tuple(one.shape) for name, one in spread.whole().named_parameters()}
+        (tmp_path / f"{processes.rank}.json").write_text(json.dumps([whole_size, sizes, len(whole)]))
+        return 0
+
+    assert exit_codes(fork_two(work, work)) == [0, 0]
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    size, _, count = found[0]
+    assert count == len(trained_parameters(scorer_of(llama).model))
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert one + other == size and 0.4 * size < one < 0.6 * size
+
+
+def test_there_is_nothing_to_spread_over_in_one_process(engine, settings, capsys):
+    assert engine.run("reward", "out", **settings["reward"], fsdp=True) == 2
+    assert "fsdp: needs several processes; start them with torchrun" in capsys.readouterr().err
+    assert engine.run("reward", "out", **settings["reward"], fsdp=True, lora_rank=4) == 2
+    assert "fsdp: spreads weights that are trained" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from training.engine.config import EngineError
 from training.engine.events import EventLog
+from training.engine.fsdp import like, whole
 from training.engine.processes import ALONE, Processes
 from training.engine.workspace import sync_folder, write_atomically
 
@@ -47,6 +48,7 @@ class Checkpoints:
 
         The first of several processes writes it for all, once all hold the same weights.
         """
+        tensors = whole(tensors)
         self._check_same(step, tensors)
         if not self._processes.is_first:
             return
@@ -116,7 +118,7 @@ def restore(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> No
         raise ValueError("the checkpoint holds other weights than this run trains")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
+            parameter.copy_(like(saved[name], parameter))
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

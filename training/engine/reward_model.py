@@ -17,6 +17,7 @@ from training.engine.config import EngineError, Reward
 from training.engine.course import take_course
 from training.engine.ensemble import EnsembleHead
 from training.engine.evaluate import encode_answers, sample_records
+from training.engine.fsdp import Spread
 from training.engine.generation import Sampling
 from training.engine.losses import centering_loss, preference_loss
 from training.engine.networks import (
@@ -29,6 +30,7 @@ from training.engine.networks import (
     save_model,
 )
 from training.engine.preferences import OVERALL, Judgment, bootstrap, encode, passes, preferences_of
+from training.engine.processes import Processes
 from training.engine.records import (
     PreferenceRecord,
     PromptRecord,
@@ -69,7 +71,10 @@ def train_reward_model(config: Reward, workspace: Workspace) -> dict[str, Any]:
 
     fresh = bootstrap(fresh, config.members, config.seed, "train")
     old = bootstrap(old, config.members, config.seed, "replay")
+    spread = _spread(scorer) if config.fsdp else None
     _train(scorer, fresh, old, config, workspace)
+    if spread:
+        scorer.model = spread.whole()
     add = shared.merge(ADAPTER) if shared else _nothing
     if isinstance(scorer.model.score, EnsembleHead):
         scorer.model.score, scorer.ensemble = scorer.model.score.split()
@@ -82,6 +87,13 @@ def train_reward_model(config: Reward, workspace: Workspace) -> dict[str, Any]:
     result |= _look_at_policy(scorer, prompts, config, workspace, runtime)
     _save(scorer, config, workspace, add)
     return result
+
+
+def _spread(scorer: Scorer) -> Spread:
+    """Raises EngineError where there is nothing to spread over."""
+    if scorer.runtime.processes.count == 1:
+        raise EngineError("fsdp: needs several processes; start them with torchrun or accelerate launch")
+    return Spread(scorer.model, scorer.runtime.processes)
 
 
 def share_adapter(scorer: Scorer, config: Reward) -> SharedBase:
@@ -175,7 +187,8 @@ def update(
     total = sum(judgment.weight for judgment in judgments)
     sums: Counter[str] = Counter()
     processes = scorer.runtime.processes
-    for group in passes(judgments, config.micro_batch_tokens, processes):
+    mine = passes(judgments, config.micro_batch_tokens, processes)
+    for group in mine:
         rows = [row for judgment in group for row in judgment.rows]
         scores = scorer.labels(make_batch(rows, scorer.runtime.device))  # (rows, members + criteria)
         places, tie, weights = _pairs(group, config, scores.device)
@@ -191,9 +204,21 @@ def update(
         means = (chosen - rejected)[:, : config.members].mean(dim=1)
         right = float((means > 0)[overall].sum())
         sums.update(loss=float(loss.detach()), right=right, decided=float(overall.sum()))
+    if config.fsdp:
+        _keep_pace(scorer, judgments, len(mine), config)
     sums = processes.count_up(sums)
     metrics = {"loss": sums["loss"] / total, "grad_norm": updater.step()}
     return metrics | ({"accuracy": sums["right"] / sums["decided"]} if sums["decided"] else {})
+
+
+def _keep_pace(scorer: Scorer, judgments: Sequence[Judgment], done: int, config: Reward) -> None:
+    """Take part in the passes of processes that have more of them: a layer's weights are gathered by all at once."""
+    count = scorer.runtime.processes.count
+    shares = [Processes(rank, count) for rank in range(count)]
+    most = max(len(passes(judgments, config.micro_batch_tokens, share)) for share in shares)
+    for _ in range(most - done):
+        batch = make_batch([judgments[0].rows[0]], scorer.runtime.device)
+        (0 * scorer.labels(batch).sum()).backward()
 
 
 def _pairs(

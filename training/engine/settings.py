@@ -198,8 +198,16 @@ class Reward(Training):
     )
     log_every_steps: int = Field(1, ge=1, description="Steps between two rows of metrics.")
 
+    fsdp: bool = Field(
+        False,
+        description="Spread weights, gradients and Adam's moments over the processes that a launcher has started "
+        "(fully sharded data parallelism), for a model that does not fit one GPU in training.",
+    )
+
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
+        if self.fsdp and self.lora_rank:
+            raise ValueError("fsdp: spreads weights that are trained; with lora_rank those are few")
         if (self.replay_data is None) != (self.replay_share == 0):
             raise ValueError("replay_share: goes with replay_data; give both, or neither")
         if len(set(self.criteria)) < len(self.criteria) or "" in self.criteria:

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from training.engine.config import Training
+from training.engine.fsdp import clip_gradients, like, whole
 from training.engine.processes import ALONE, Processes
 
 BETAS, EPSILON = (0.9, 0.95), 1e-5
@@ -26,6 +28,7 @@ class Updater:
     ) -> None:
         self.processes = processes
         self.parameters = list(parameters.values())
+        self._spread = any(isinstance(one, DTensor) for one in self.parameters)
         matrices = [parameter for parameter in self.parameters if parameter.ndim > 1]
         vectors = [parameter for parameter in self.parameters if parameter.ndim <= 1]
         groups = [
@@ -46,8 +49,11 @@ class Updater:
 
         A norm that is not finite changes nothing but the count of refused steps.
         """
-        self.processes.add_up_gradients(self.parameters)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
+        self.processes.add_up_gradients([one for one in self.parameters if not isinstance(one, DTensor)])
+        if self._spread:
+            norm = clip_gradients(self.parameters, self.max_norm, self.processes)
+        else:
+            norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
         if math.isfinite(norm):
             for group in self._adam.param_groups:
                 group["lr"] = self.current_rate
@@ -71,9 +77,14 @@ class Updater:
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"adam": self._adam.state_dict(), "done": self.done, "refused": self.refused}
+        return {"adam": whole(self._adam.state_dict()), "done": self.done, "refused": self.refused}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
-        self._adam.load_state_dict(state["adam"])
+        ordered = [one for group in self._adam.param_groups for one in group["params"]]
+        moments = {
+            number: {name: like(value, ordered[number]) for name, value in one.items()}
+            for number, one in state["adam"]["state"].items()
+        }
+        self._adam.load_state_dict(state["adam"] | {"state": moments})
         self.done, self.refused = state["done"], state["refused"]
