@@ -16,7 +16,15 @@ from training.engine.batches import Encoder, Tokens
 from training.engine.config import EngineError, Reward
 from training.engine.ensemble import EnsembleHead
 from training.engine.networks import generator, load_scorer, trained_parameters
-from training.engine.preferences import Judgment, Preference, bootstrap, encode, passes, preferences_of
+from training.engine.preferences import (
+    Judgment,
+    Preference,
+    bootstrap,
+    encode,
+    passes,
+    preferences_of,
+    within_span,
+)
 from training.engine.records import PreferenceRecord, RankingRecord, read_judgments
 from training.engine.reward_model import batch_of, prepare_head, steps_per_epoch, update
 from training.engine.reward_report import accuracy_by_length, chance_above, describe_judgments
@@ -559,3 +567,48 @@ def test_a_policy_for_which_the_reward_is_flat_is_warned_of(engine, llama, tmp_p
     lively, warned = found["lively"]
     assert not warned
     assert lively["spread_on_policy"] == pytest.approx(lively["score_std_on_policy"], rel=0.2)
+
+
+# Spans of prompts
+
+
+def test_spans_that_do_not_overlap_share_no_prompt_and_leave_none_out():
+    rows = [
+        PreferenceRecord(prompt=f"p{n}", chosen="a", rejected=text) for n in range(400) for text in ("b", "c")
+    ]
+    low, high = within_span(rows, (0.0, 0.5)), within_span(rows, (0.5, 1.0))
+    prompts = [{row.key for row in part} for part in (low, high)]
+    assert not prompts[0] & prompts[1]
+    assert len(low) + len(high) == len(rows)
+    assert len(low) == 2 * len(prompts[0]), "both preferences of a prompt are on one side"
+    assert 150 < len(prompts[0]) < 250
+    assert within_span(rows[:100], (0.0, 0.5)) == [row for row in rows[:100] if row in low], "it is stable"
+    assert within_span(rows, (0.0, 1.0)) == rows
+
+
+def test_a_reward_model_learns_from_its_span_alone(engine, llama, tmp_path):
+    rows = [{"prompt": f"c {'a ' * n}", "chosen": "a b", "rejected": "d"} for n in range(20)]
+    data = write_rows(tmp_path / "all.jsonl", rows)
+    for name, span in (("low", [0.0, 0.5]), ("high", [0.5, 1.0])):
+        assert (
+            engine.run("reward", name, **REWARD | {"train_data": data, "prompt_span": span}, model=llama) == 0
+        )
+    results = [json.loads((engine.folder / name / "result.json").read_text()) for name in ("low", "high")]
+    counts = [result["train_pairs"] for result in results]
+    assert sum(counts) == 20 and all(counts)
+
+
+def test_a_span_without_any_row_is_refused_with_its_name(engine, llama, tmp_path, capsys):
+    data = write_rows(tmp_path / "one.jsonl", [PAIR])
+    (row,) = read_judgments(data)
+    span = (0.0, 0.5) if not within_span([row], (0.0, 0.5)) else (0.5, 1.0)
+    assert (
+        engine.run("reward", "none", **REWARD | {"train_data": data, "prompt_span": span}, model=llama) == 2
+    )
+    assert "prompt_span: none of the 1 rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("span", [(0.5, 0.5), (0.7, 0.2), (-0.1, 1.0), (0.0, 1.5)])
+def test_a_span_is_two_shares_in_their_order(span):
+    with pytest.raises(ValueError, match="prompt_span"):
+        config_of("-", prompt_span=span)

@@ -29,7 +29,15 @@ from training.engine.networks import (
     reset_head,
     save_model,
 )
-from training.engine.preferences import OVERALL, Judgment, bootstrap, encode, passes, preferences_of
+from training.engine.preferences import (
+    OVERALL,
+    Judgment,
+    bootstrap,
+    encode,
+    passes,
+    preferences_of,
+    within_span,
+)
 from training.engine.processes import Processes
 from training.engine.records import (
     PreferenceRecord,
@@ -56,8 +64,8 @@ Records = Sequence[PreferenceRecord | RankingRecord]
 
 def train_reward_model(config: Reward, workspace: Workspace) -> dict[str, Any]:
     """Learn from preferences; leaves OUT/model and figures on preferences that were not learned from."""
-    records = read_judgments(config.train_data)
-    replayed = read_judgments(config.replay_data) if config.replay_data else []
+    records = _read(config.train_data, config)
+    replayed = _read(config.replay_data, config) if config.replay_data else []
     held_out = read_judgments(config.eval_data) if config.eval_data else []
     _check_records(records, replayed, held_out, config)
     prompts = read_records(config.prompts or config.train_data, PromptRecord)
@@ -122,6 +130,14 @@ def prepare_head(scorer: Scorer, config: Reward) -> None:
         head.draw_priors(config.prior_scale, generator(config.seed, "priors"))
         scorer.model.score = head.to(scorer.runtime.device)
     reset_head(scorer, 1 / math.sqrt(features + 1), generator(config.seed, "head"))
+
+
+def _read(path: str, config: Reward) -> Records:
+    """The rows to learn from. Raises EngineError where `prompt_span` leaves none."""
+    rows = read_judgments(path)
+    if kept := within_span(rows, config.prompt_span):
+        return kept
+    raise EngineError(f"prompt_span: none of the {len(rows)} rows of {path} lies in it")
 
 
 def _check_records(records: Records, replayed: Records, held_out: Records, config: Reward) -> None:

@@ -147,6 +147,12 @@ class Reward(Training):
     replay_share: float = Field(
         0.0, ge=0, lt=1, description="Share of each batch that is drawn from `replay_data`."
     )
+    prompt_span: tuple[float, float] = Field(
+        (0.0, 1.0),
+        strict=False,
+        description="From where to where, of 0 to 1, the hash of a prompt may lie for its preferences to be learned from. "
+        "Two models with spans that do not overlap share no prompt.",
+    )
     criteria: tuple[str, ...] = Field(
         (),
         strict=False,
@@ -212,6 +218,9 @@ class Reward(Training):
             raise ValueError("replay_share: goes with replay_data; give both, or neither")
         if len(set(self.criteria)) < len(self.criteria) or "" in self.criteria:
             raise ValueError("criteria: each needs a name of its own")
+        low, high = self.prompt_span
+        if not 0 <= low < high <= 1:
+            raise ValueError("prompt_span: must be two shares from 0 to 1, the lower one first")
         return self
 
 
