@@ -83,7 +83,10 @@ PANELS = {
     ],
     "ppo": [
         Panel(
-            "Reward", "By the reward model: should rise, then level off.", "deviations", {"reward": "reward"}
+            "Reward",
+            "By the reward model: should rise, then level off, and the held-out one with it.",
+            "deviations",
+            {"reward": "reward", "held_out_reward": "held out"},
         ),
         Panel(
             "KL to the first policy", "Has to stay below its budget.", "nats per answer", {"exact_kl": "KL"}

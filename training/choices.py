@@ -122,13 +122,17 @@ def prompts_file(project: Project, split: str) -> str:
 def defaults(project: Project, method: str) -> dict[str, Any]:
     """What is most likely meant: the policy in use, the newest reward model and dataset."""
     loop = LoopSettings.objects.select_related("policy", "first_policy").filter(project=project).first()
-    newest_reward = versions(project, method, "reward_model").first()
+    rewards = versions(project, method, "reward_model")
+    newest_reward = rewards.exclude(run__held_out=True).first()
+    newest_held_out = rewards.filter(run__held_out=True).first()
     model = (loop.first_policy if method == "reward" else loop.policy) if loop else None
     return {
         "model": newest_reward if method == "score" else model,
         "reference_model": loop.first_policy if loop else None,
         "baseline_model": loop.first_policy if loop else None,
         "reward_model": newest_reward,
+        "held_out_reward_model": newest_held_out,
+        "second_judge_model": newest_held_out,
         "dataset": DatasetVersion.objects.filter(project=project).order_by("-number").first(),
         "prompts": "eval" if method == "evaluate" else "train",
         "completions_of": sampled_runs(project).first(),

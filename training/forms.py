@@ -205,6 +205,8 @@ class LoopForm(forms.ModelForm):
             "first_policy_share",
             "eval_share",
             "policy_method",
+            "train_held_out_reward",
+            "reserved_share",
             "kl_budget_nats",
             "start_from_first",
             "minimum_accuracy_bound",
@@ -220,6 +222,8 @@ class LoopForm(forms.ModelForm):
             "eval_share": "Share on held-out prompts",
             "first_policy_share": "Share of the first policy",
             "policy_method": "Method",
+            "train_held_out_reward": "Train a held-out reward model",
+            "reserved_share": "Prompts for one reward model alone",
             "kl_budget_nats": "KL budget, nats",
             "start_from_first": "Start each round from the first policy",
             "minimum_accuracy_bound": "Accuracy, lower bound",
@@ -241,9 +245,9 @@ class LoopForm(forms.ModelForm):
         """The fields in the order of a round."""
         return [
             ("Collecting", [self[name] for name in self._meta.fields[:5]]),
-            ("Training", [self[name] for name in self._meta.fields[5:8]]),
-            ("Gates", [self[name] for name in self._meta.fields[8:13]]),
-            ("Running", [self[name] for name in self._meta.fields[13:]]),
+            ("Training", [self[name] for name in self._meta.fields[5:10]]),
+            ("Gates", [self[name] for name in self._meta.fields[10:15]]),
+            ("Running", [self[name] for name in self._meta.fields[15:]]),
         ]
 
     def clean_overrides(self) -> dict[str, Any]:

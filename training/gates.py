@@ -43,14 +43,42 @@ def reward_checks(result: Mapping[str, Any], minimum_bound: float, minimum_pairs
     ]
 
 
+def no_model(message: str) -> list[Check]:
+    """What stands in place of the held-out reward model's checks where its run made none."""
+    return [Check("held-out reward model", False, "none", "a run that ends well", message)]
+
+
+def held_out_remark(name: str, checks: Iterable[Mapping[str, Any]]) -> str:
+    """Why a round goes on without its held-out reward model; empty where that passed its checks."""
+    failed = [Check(**check) for check in checks if not check["passed"]]
+    if not failed:
+        return ""
+    what = f"{name} is not used as the held-out reward model" if name else "There is no held-out reward model"
+    return f"{what}, and the round goes on without it. {refusal(failed)}"
+
+
 def policy_checks(
     result: Mapping[str, Any],
     kl_budget_nats: float,
     minimum_win_rate_bound: float,
     maximum_identical_share: float,
     minimum_ended_share: float,
+    second_judge: bool = False,
 ) -> list[Check]:
-    """May people see this policy? Judged by an evaluation against the first policy on held-out prompts."""
+    """May people see this policy? Judged by an evaluation against the first policy on held-out prompts.
+
+    With a second judge it must win by that one too, which it did not learn from.
+    """
+    second = [
+        _above(
+            "win rate by the held-out reward model",
+            result.get("second_win_rate"),
+            result.get("second_win_rate_interval"),
+            minimum_win_rate_bound,
+            "A reward model that it did not learn from does not surely prefer it, so it may have learned the other "
+            "one's flaws. Look at what its run marked, and collect more answers.",
+        )
+    ]
     return [
         _at_most(
             "KL to the first policy",
@@ -79,6 +107,7 @@ def policy_checks(
             minimum_win_rate_bound,
             "It is not surely better than the first policy. Collect more answers, or give training more steps.",
         ),
+        *(second if second_judge else []),
     ]
 
 

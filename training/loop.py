@@ -273,22 +273,38 @@ def _put_leftovers_last(round: Round) -> None:
 
 
 def _reward(round: Round, settings: LoopSettings) -> str | None:
-    """Train the reward model anew from the first policy, on all answers ever given."""
+    """Train the reward model anew from the first policy, on all answers ever given, and beside it the held-out one.
+
+    The held-out one may fail, or be stopped: the round goes on without it, which its gate says.
+    """
     if round.dataset_version is None:
         round.dataset_version = _freeze(round)
         round.save(update_fields=["dataset_version"])
-    run = _run(
-        round,
-        settings,
-        "reward",
-        dict,
-        input_model=settings.first_policy,
-        dataset_version=round.dataset_version,
-    )
-    if run.status != Run.Status.DONE:
+    links = {"input_model": settings.first_policy, "dataset_version": round.dataset_version}
+    run = _run(round, settings, "reward", partial(_learning, round, settings), **links)
+    watching = _held_out_run(round)
+    if watching is None and settings.train_held_out_reward:
+        values = partial(_learning, round, settings, held_out=True)
+        watching = _begun(round, settings, "reward", values, held_out=True, **links)
+    if run.status != Run.Status.DONE or (watching and watching.unfinished):
         return None
     round.reward = run.model_version
+    round.held_out_reward = ModelVersion.objects.filter(run=watching).first() if watching else None
     return Stage.REWARD_GATE
+
+
+def _learning(round: Round, settings: LoopSettings, held_out: bool = False) -> dict[str, Any]:
+    """From which prompts a reward model learns, and the held-out one's seed: another than the round's."""
+    share = settings.reserved_share if settings.train_held_out_reward else 0.0
+    if not held_out:
+        return {"prompt_span": [share, 1.0]} if share else {}
+    seed = settings.overrides.get("reward", {}).get("seed", round.seed)
+    return {"seed": (seed + 1) % 2**31} | ({"prompt_span": [0.0, 1.0 - share]} if share else {})
+
+
+def _held_out_run(round: Round) -> Run | None:
+    trained = Run.objects.filter(round=round, stage=Stage.REWARD, held_out=True)
+    return trained.select_related("model_version", "input_model", "project").order_by("-id").first()
 
 
 def _freeze(round: Round) -> DatasetVersion:
@@ -305,10 +321,17 @@ def _freeze(round: Round) -> DatasetVersion:
 
 
 def _reward_gate(round: Round, settings: LoopSettings) -> str | Halt:
-    checks = gates.reward_checks(
-        round.reward.metrics, settings.minimum_accuracy_bound, settings.minimum_held_out_pairs
-    )
+    """The held-out reward model must be as good, or else it is not used; that alone halts no round."""
+    limits = settings.minimum_accuracy_bound, settings.minimum_held_out_pairs
+    checks = gates.reward_checks(round.reward.metrics, *limits)
     round.gates[Stage.REWARD_GATE] = [check.as_dict() for check in checks]
+    if round.held_out_reward:
+        of_held_out = gates.reward_checks(round.held_out_reward.metrics, *limits)
+    elif watching := _held_out_run(round):
+        of_held_out = gates.no_model(f"Run {watching.pk}: {watching.message or watching.status}")
+    else:
+        of_held_out = []
+    round.gates["held_out"] = [check.as_dict() for check in of_held_out]
     if not gates.passed(checks):
         return Halt(
             f"No policy was trained: {round.reward.name} did not pass its gate. {gates.refusal(checks)}"
@@ -346,7 +369,8 @@ def _policy(round: Round, settings: LoopSettings) -> str | None:
             if not prompts:
                 raise Halt("There are no prompts to train on; all of them are held out. Import more prompts.")
             file = candidates.write_prompts(prompts)
-            return values | {"prompts": file, "kl_budget_nats": settings.kl_budget_nats}
+            watched = {"held_out_reward_model": round.watcher.path} if round.watcher else {}
+            return values | watched | {"prompts": file, "kl_budget_nats": settings.kl_budget_nats}
 
         run = _run(round, settings, method, to_sample, input_model=start, reward_model=round.reward)
     if run.status != Run.Status.DONE:
@@ -356,14 +380,19 @@ def _policy(round: Round, settings: LoopSettings) -> str | None:
 
 
 def _policy_gate(round: Round, settings: LoopSettings) -> str | Halt | None:
-    """Hold the new policy against the first one, on prompts that nothing was trained on."""
+    """Hold the new policy against the first one, on prompts that nothing was trained on.
+
+    The reward model that it learned from is no impartial judge, so the held-out one is asked as well.
+    """
 
     def values() -> dict[str, Any]:
         rng = random.Random(round.seed)
         prompts = candidates.choose_prompts(round.project, MOST_EVALUATION_PROMPTS, "eval", rng)
         if not prompts:
             raise Halt("There are no held-out prompts to check the policy on. Import more prompts.")
-        return {"prompts": candidates.write_prompts(prompts), "baseline_model": settings.first_policy.path}
+        second = {"second_judge_model": round.watcher.path} if round.watcher else {}
+        first = {"baseline_model": settings.first_policy.path}
+        return {"prompts": candidates.write_prompts(prompts)} | first | second
 
     run = _run(round, settings, "evaluate", values, input_model=round.new_policy, reward_model=round.reward)
     if run.status != Run.Status.DONE:
@@ -377,6 +406,7 @@ def _policy_gate(round: Round, settings: LoopSettings) -> str | Halt | None:
         settings.minimum_win_rate_bound,
         settings.maximum_identical_share,
         settings.minimum_ended_share,
+        second_judge=bool(run.config.get("second_judge_model")),
     )
     round.gates[Stage.POLICY_GATE] = [check.as_dict() for check in checks]
     if not gates.passed(checks):
@@ -387,10 +417,17 @@ def _policy_gate(round: Round, settings: LoopSettings) -> str | Halt | None:
 def _publish(round: Round, settings: LoopSettings) -> str:
     promote(round.new_policy, round=round)
     round.outcome, round.finished_at = Round.Outcome.PUBLISHED, timezone.now()
-    round.message = f"{round.new_policy.name} is in use."
+    remark = held_out_remark(round)
+    round.message = f"{round.new_policy.name} is in use. {remark}".strip()
     if settings.continuous:
         transaction.on_commit(lambda: _start_next(round.project))
     return Stage.DONE
+
+
+def held_out_remark(round: Round) -> str:
+    """Why a round goes on without its held-out reward model; empty where it has one or wants none."""
+    name = round.held_out_reward.name if round.held_out_reward else ""
+    return gates.held_out_remark(name, round.gates.get("held_out", []))
 
 
 def _start_next(project: Project) -> None:
@@ -415,23 +452,32 @@ def _run(
     round: Round, settings: LoopSettings, method: str, values: Callable[[], dict[str, Any]], **links: Any
 ) -> Run:
     """The stage's run of this method and model, started if it is not there. Raises Halt where it ended badly."""
-    run = (
-        Run.objects.select_related("model_version", "input_model", "project")
-        .filter(round=round, stage=round.stage, method=method, input_model=links["input_model"])
-        .order_by("-id")
-        .first()
-    )
-    if run is None:
-        # One long prompt among thousands is to cost its beginning, not the round.
-        config = {"seed": round.seed, "long_prompts": "cut"} | settings.overrides.get(method, {}) | values()
-        return runs.start(
-            round.project, method, config, round.started_by, round=round, stage=round.stage, **links
-        )
+    run = _begun(round, settings, method, values, **links)
     if run.status == Run.Status.STOPPED:
         raise Halt(f"Run {run.pk} ({method}) was stopped. Try again when it should go on.")
     if run.status == Run.Status.FAILED:
         raise Halt(f"Run {run.pk} ({method}) failed. {run.message}")
     return run
+
+
+def _begun(
+    round: Round, settings: LoopSettings, method: str, values: Callable[[], dict[str, Any]], **links: Any
+) -> Run:
+    """The stage's run of this method and model, started if it is not there, however it ended."""
+    run = (
+        Run.objects.select_related("model_version", "input_model", "project")
+        .filter(round=round, stage=round.stage, method=method, input_model=links["input_model"])
+        .filter(held_out=links.get("held_out", False))
+        .order_by("-id")
+        .first()
+    )
+    if run:
+        return run
+    # One long prompt among thousands is to cost its beginning, not the round.
+    config = {"seed": round.seed, "long_prompts": "cut"} | settings.overrides.get(method, {}) | values()
+    return runs.start(
+        round.project, method, config, round.started_by, round=round, stage=round.stage, **links
+    )
 
 
 def round_half_up(value: float) -> int:

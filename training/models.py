@@ -97,6 +97,9 @@ class Run(models.Model):
     stage = models.CharField(
         max_length=16, blank=True, help_text="The stage of the round that this run serves."
     )
+    held_out = models.BooleanField(
+        default=False, help_text="It trains the round's held-out reward model, which no policy learns from."
+    )
     code_version = models.CharField(max_length=100, blank=True)
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
@@ -227,6 +230,17 @@ class LoopSettings(models.Model):
         help_text="Each round trains its policy anew from the first one, with the reward model that knows more. "
         "Off: from the policy in use.",
     )
+    train_held_out_reward = models.BooleanField(
+        default=True,
+        help_text="Beside the reward model that the policy learns from, train another one that no policy learns "
+        "from: it watches the policy's training, and is the second judge of its win rate.",
+    )
+    reserved_share = models.FloatField(
+        default=0.0,
+        validators=[MinValueValidator(0.0), MaxValueValidator(0.5)],
+        help_text="Share of the training prompts that only the held-out reward model learns from; as many are the "
+        "other model's alone. 0: both learn from all of them, by other seeds. 0.5: each from its own half.",
+    )
     eval_share = models.FloatField(
         default=0.2,
         validators=SHARE,
@@ -325,6 +339,14 @@ class Round(models.Model):
         ModelVersion, models.RESTRICT, related_name="+", help_text="The policy it starts from."
     )
     reward = models.ForeignKey(ModelVersion, models.RESTRICT, null=True, blank=True, related_name="+")
+    held_out_reward = models.ForeignKey(
+        ModelVersion,
+        models.RESTRICT,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="The reward model that its policy does not learn from.",
+    )
     new_policy = models.ForeignKey(ModelVersion, models.RESTRICT, null=True, blank=True, related_name="+")
     dataset_version = models.ForeignKey(
         "labeling.DatasetVersion", models.RESTRICT, null=True, blank=True, related_name="+"
@@ -333,7 +355,12 @@ class Round(models.Model):
     collected = models.PositiveIntegerField(
         null=True, blank=True, help_text="Judged comparisons when collecting ended."
     )
-    gates = models.JSONField(default=dict, blank=True, help_text="By gate: each check with its figure.")
+    gates = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="By gate: each check with its figure. Under held_out: those that the held-out reward model must "
+        "pass to be used.",
+    )
     times = models.JSONField(default=dict, blank=True, help_text="By stage: when it was entered.")
     started_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
@@ -358,6 +385,12 @@ class Round(models.Model):
     @property
     def is_open(self) -> bool:
         return self.outcome == self.Outcome.OPEN
+
+    @property
+    def watcher(self) -> ModelVersion | None:
+        """The held-out reward model, if it passed its checks: only then is it asked for anything."""
+        checks = self.gates.get("held_out", [])
+        return self.held_out_reward if checks and all(check["passed"] for check in checks) else None
 
     def entered(self, stage: str) -> datetime | None:
         text = self.times.get(stage)

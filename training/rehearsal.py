@@ -262,7 +262,8 @@ class Client:
 
 def report(turn: Round) -> dict[str, Any]:
     """One round's figures: what the loop measured, and what the gold judge says of it on eval prompts."""
-    reward = turn.runs.filter(method="reward", status=Run.Status.DONE).latest("id").result
+    reward = turn.reward.metrics
+    second = turn.held_out_reward.metrics if turn.held_out_reward else {}
     evaluate = turn.runs.filter(method="evaluate", status=Run.Status.DONE).latest("id")
     after, before = (
         list(read_rows(evaluate.path / name)) for name in ("completions.jsonl", "baseline_completions.jsonl")
@@ -279,6 +280,16 @@ def report(turn: Round) -> dict[str, Any]:
         "reward_accuracy": round(reward["accuracy"], 4),
         "reward_accuracy_interval": rounded(reward["accuracy_interval"]),
         "reward_held_out_pairs": reward["pairs"],
+        "held_out_reward_accuracy": round(second["accuracy"], 4) if second else None,
+        "held_out_reward_accuracy_interval": rounded(second["accuracy_interval"]) if second else None,
+        "held_out_reward_used": turn.watcher is not None,
+        "remark": loop.held_out_remark(turn),
+        "win_rate": round(evaluate.result["win_rate"], 4),
+        "win_rate_interval": rounded(evaluate.result["win_rate_interval"]),
+        "second_win_rate": round(evaluate.result["second_win_rate"], 4) if turn.watcher else None,
+        "second_win_rate_interval": rounded(evaluate.result["second_win_rate_interval"])
+        if turn.watcher
+        else None,
         "noise_ceiling": round(held_out_ceiling(turn), 4),
         "gold_score": round(statistics.mean(scores), 4),
         "gold_score_interval": bootstrap_interval(scores),
@@ -307,8 +318,7 @@ def held_out_ceiling(turn: Round) -> float:
 
 def latest_sign(turn: Round) -> tuple:
     """Something that changes while a stage is alive."""
-    run = turn.runs.order_by("-id").values_list("id", "status", "progress_done", "attempts").first()
-    return run or ()
+    return tuple(turn.runs.order_by("-id").values_list("id", "status", "progress_done", "attempts")[:10])
 
 
 def bootstrap_interval(values: list[float], seed: int = 0) -> list[float]:
@@ -320,8 +330,11 @@ def bootstrap_interval(values: list[float], seed: int = 0) -> list[float]:
 
 def describe(row: dict[str, Any]) -> str:
     low, high = row["gold_win_rate_interval"]
+    second = row["second_win_rate"]
+    by_second = "" if second is None else f", by the held-out one {second:.0%}"
     return (
         f"round {row['round']}: reward model right on {row['reward_accuracy']:.0%} of held-out answers (ceiling {row['noise_ceiling']:.0%}), "
+        f"win rate by it {row['win_rate']:.0%}{by_second}, "
         f"gold win rate {row['gold_win_rate']:.0%} ({low:.0%} to {high:.0%}), gold score {row['gold_score_first_policy']:.2f} -> {row['gold_score']:.2f}, "
         f"KL {row['kl_nats']:.1f} of {row['kl_budget_nats']:g} nats, {sum(row['seconds'].values()):.0f} s"
     )

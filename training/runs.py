@@ -67,6 +67,7 @@ def start(
     dataset_version: DatasetVersion | None = None,
     round: Round | None = None,
     stage: str = "",
+    held_out: bool = False,
 ) -> Run:
     """Queue a run of the engine. Raises RunRefused where the engine would refuse its config."""
     given = dict(overrides or {}) | _linked(method, input_model, reward_model, dataset_version)
@@ -82,6 +83,7 @@ def start(
             reward_model=reward_model,
             round=round,
             stage=stage,
+            held_out=held_out,
             code_version=code_version(),
             requested_by=user,
             sent_at=timezone.now(),

@@ -49,11 +49,17 @@ class Situation:
     next_words: str
     cells: list[Cell] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
+    gates: list[dict[str, Any]] = field(default_factory=list)
+    remark: str = ""
 
 
 def describe(settings: LoopSettings, round: Round | None) -> Situation:
     headline, following = _headline(settings, round)
-    return Situation(headline, following, _cells(settings, round), _needs(settings, round))
+    situation = Situation(headline, following, _cells(settings, round), _needs(settings, round))
+    if round:
+        situation.gates = _gates(round)
+        situation.remark = loop.held_out_remark(round)
+    return situation
 
 
 # The headline and what happens next
@@ -114,9 +120,7 @@ def _cells(settings: LoopSettings, round: Round | None) -> list[Cell]:
             for title in ("Candidates", "Comparisons", "Reward model", "Gate", "Policy", "Win rate")
         ]
     before = _round_before(round)
-    running = (
-        Run.objects.filter(round=round, stage=round.stage).order_by("-id").first() if round.is_open else None
-    )
+    running = _at_work(round) if round.is_open else None
     cells = [
         _candidates(round, running),
         _comparisons(round),
@@ -130,12 +134,23 @@ def _cells(settings: LoopSettings, round: Round | None) -> list[Cell]:
     return cells
 
 
+def _at_work(round: Round) -> Run | None:
+    """The stage's run to speak of: one that runs, else one that waits, else the last."""
+    found = list(Run.objects.filter(round=round, stage=round.stage).order_by("-id")[:10])
+    order = {Run.Status.RUNNING: 0, Run.Status.QUEUED: 1}
+    return min(found, key=lambda run: order.get(run.status, 2), default=None)
+
+
 def _round_before(round: Round) -> Round | None:
     """The last round that got as far as publishing: its figures stand in until this one has its own."""
     published = Round.objects.filter(
         project=round.project, number__lt=round.number, outcome=Round.Outcome.PUBLISHED
     )
-    return published.select_related("reward", "new_policy").order_by("-number").first()
+    return (
+        published.select_related("reward", "held_out_reward", "new_policy", "project")
+        .order_by("-number")
+        .first()
+    )
 
 
 STATIONS = (
@@ -226,11 +241,14 @@ def pace(round: Round, judged: int) -> str:
 
 def _reward(round: Round, run: Run | None, before: Round | None) -> Cell:
     if going := _running(run, Stage.REWARD):
-        return Cell("Reward model", "training", caption=going)
+        return Cell("Reward model", "training", caption=f"held-out one: {going}" if run.held_out else going)
     for of, words in ((round, ""), (before, "last round, ")):
         metrics = of.reward.metrics if of and of.reward else {}
         if metrics.get("accuracy") is not None:
             caption = f"{words}held out, {between(metrics.get('accuracy_interval'))}"
+            second = of.held_out_reward.metrics if of.held_out_reward else {}
+            if second.get("accuracy") is not None:
+                caption += f"; {of.held_out_reward.name}, which only watches, {second['accuracy']:.2f}"
             return Cell("Reward model", f"{metrics['accuracy']:.2f}", caption=caption)
     return Cell("Reward model", "–", caption="accuracy on held-out prompts")
 
@@ -255,6 +273,22 @@ def _gate(settings: LoopSettings, round: Round) -> Cell:
         )
     pairs = next((check["figure"] for check in checks if check["name"] == "held-out pairs"), "?")
     return Cell("Gate", "passed", caption=f"{wanted}, on {pairs} pairs")
+
+
+GATES = (
+    (Stage.REWARD_GATE, "Reward model"),
+    ("held_out", "Held-out reward model"),
+    (Stage.POLICY_GATE, "Policy"),
+)
+
+
+def _gates(round: Round) -> list[dict[str, Any]]:
+    """Each check that this round was held to, with its figure, in the order of the gates."""
+    return [
+        check | {"of": title, "fatal": gate != "held_out"}
+        for gate, title in GATES
+        for check in round.gates.get(gate, [])
+    ]
 
 
 def _policy(settings: LoopSettings, round: Round, run: Run | None, before: Round | None) -> Cell:
@@ -283,6 +317,11 @@ def _win_rate(settings: LoopSettings, round: Round, run: Run | None, before: Rou
         if found.get("win_rate") is not None:
             low, high = found["win_rate_interval"]
             caption = f"{words}over {settings.first_policy.name} by {of.reward.name}, {low:.0%} to {high:.0%}"
+            if found.get("second_win_rate") is not None and of.held_out_reward:
+                low, high = found["second_win_rate_interval"]
+                caption += (
+                    f"; by {of.held_out_reward.name} {found['second_win_rate']:.0%}, {low:.0%} to {high:.0%}"
+                )
             return Cell("Win rate", f"{found['win_rate']:.0%}", caption=caption)
     return Cell("Win rate", "–", caption=f"over {settings.first_policy.name}, on held-out prompts")
 
@@ -337,7 +376,9 @@ def _reported(round: Round) -> list[Need]:
 
 
 def history(project: Project, before: int | None = None) -> list[Round]:
-    rounds = Round.objects.filter(project=project).select_related("policy", "reward", "new_policy", "project")
+    rounds = Round.objects.filter(project=project).select_related(
+        "policy", "reward", "held_out_reward", "new_policy", "project"
+    )
     if before:
         rounds = rounds.filter(number__lt=before)
     return list(rounds.order_by("-number")[: ROUNDS_SHOWN + 1])
@@ -347,13 +388,18 @@ def history_rows(rounds: list[Round]) -> list[dict[str, Any]]:
     rows = []
     for round in rounds:
         found, accuracy = evaluation_of(round.new_policy), round.reward.metrics if round.reward else {}
+        second = round.held_out_reward.metrics if round.held_out_reward else {}
         rows.append(
             {
                 "round": round,
                 "accuracy": accuracy.get("accuracy"),
                 "accuracy_between": between(accuracy.get("accuracy_interval")),
+                "second_accuracy": second.get("accuracy"),
+                "second_accuracy_between": between(second.get("accuracy_interval")),
                 "win_rate": found.get("win_rate"),
                 "win_rate_between": between(found.get("win_rate_interval")),
+                "second_win_rate": found.get("second_win_rate"),
+                "second_win_rate_between": between(found.get("second_win_rate_interval")),
                 "kl_nats": kl_of(round.new_policy) if round.new_policy else None,
                 "took": spoken(sum(round.seconds_by_stage().values())),
             }

@@ -158,6 +158,26 @@ def test_a_round_is_started_once_and_shows_where_it_stands(call, alice, project,
     assert call(alice, "post", f"rounds/{round.pk}/cancel/").json()["outcome"] == "cancelled"
 
 
+def test_a_round_tells_what_both_reward_models_got_right(call, alice, project, loop_settings):
+    round = loop.start_round(project)
+    found = {"accuracy": 0.7, "accuracy_interval": [0.4, 0.8], "pairs": 30, "prompts": 9}
+    made = [runs.register(project, "reward", f"models/{n}", "", metrics=found | {"pairs": n}) for n in (1, 2)]
+    check = {
+        "name": "held-out accuracy",
+        "passed": False,
+        "figure": "0.70",
+        "needed": "more",
+        "advice": "Wait.",
+    }
+    Round.objects.filter(pk=round.pk).update(
+        reward=made[0], held_out_reward=made[1], gates={"held_out": [check]}
+    )
+    body = call(alice, "get", f"rounds/{round.pk}/").json()
+    assert (body["reward"], body["held_out_reward"]) == ("reward-1", "reward-2")
+    assert (body["accuracy"]["pairs"], body["held_out_accuracy"]["pairs"]) == (1, 2)
+    assert "reward-2 is not used" in body["remark"]
+
+
 def test_versions_say_which_is_in_use_and_weights_are_fetched(
     call, alice, project, loop_settings, tiny_policy
 ):

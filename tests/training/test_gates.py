@@ -37,6 +37,14 @@ def test_a_high_accuracy_on_too_few_pairs_is_refused():
     assert "Held-out pairs: 19, needed at least 20" in gates.refusal(checks)
 
 
+def test_a_second_judge_is_asked_only_where_there_is_one():
+    assert [check.name for check in policy()][-1] == "win rate against the first policy"
+    asked = gates.policy_checks(GOOD_POLICY, 8.0, 0.5, 0.5, 0.5, second_judge=True)
+    assert "Win rate by the held-out reward model: not measured" in gates.refusal(asked)
+    beaten = GOOD_POLICY | {"second_win_rate": 0.45, "second_win_rate_interval": [0.38, 0.52]}
+    assert not gates.passed(gates.policy_checks(beaten, 8.0, 0.5, 0.5, 0.5, second_judge=True))
+
+
 def test_what_was_not_measured_does_not_pass():
     checks = gates.reward_checks({"accuracy": None, "accuracy_interval": None, "pairs": 0}, 0.5, 0)
     assert not gates.passed(checks)

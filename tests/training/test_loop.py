@@ -71,7 +71,7 @@ def test_a_round_closes_and_the_next_starts_from_its_policy(project, prompts, lo
     loop.advance(round.pk)
     assert fresh(round).stage == "reward"
     assert fresh(round).collected == 16
-    reward_run = Run.objects.get(round=round, method="reward")
+    reward_run = Run.objects.get(round=round, method="reward", held_out=False)
     assert reward_run.input_model == first
     assert reward_run.dataset_version == fresh(round).dataset_version == DatasetVersion.objects.get()
 
@@ -80,12 +80,15 @@ def test_a_round_closes_and_the_next_starts_from_its_policy(project, prompts, lo
         loop.advance(round.pk)
     done = fresh(round)
     assert (done.stage, done.outcome) == ("done", "published"), done.message
-    assert done.reward.name == "reward-1"
+    assert (done.reward.name, done.held_out_reward.name) == ("reward-1", "reward-2")
+    assert done.reward.sha256 != done.held_out_reward.sha256
+    assert done.new_policy.metrics["held_out_reward"] is not None, "it watched the policy's training"
     assert done.new_policy.name == "policy-1"
     assert done.new_policy.parent == first
     assert done.new_policy.run.reward_model == done.reward
     assert done.new_policy.metrics["evaluation"]["kl_nats"] >= 0
-    assert {"reward_gate", "policy_gate"} == set(done.gates)
+    assert {"reward_gate", "held_out", "policy_gate"} == set(done.gates)
+    assert done.new_policy.metrics["evaluation"]["second_win_rate"] is not None
     assert set(done.seconds_by_stage()) == set(Round.Stage.values) - {"done"}
     loop_settings.refresh_from_db()
     assert loop_settings.policy == done.new_policy
@@ -145,15 +148,18 @@ def judged(collecting, project, bob):
 GOOD_REWARD = {"accuracy": 0.8, "accuracy_interval": [0.7, 0.9], "pairs": 60, "prompts": 20}
 GOOD_POLICY = {
     "kl_nats": 2.0, "identical_share": 0.1, "eos_rate": 1.0, "win_rate": 0.7, "win_rate_interval": [0.6, 0.8],
+    "second_win_rate": 0.65, "second_win_rate_interval": [0.55, 0.75],
 }  # fmt: skip
 
 
-def latest(round, method):
-    return Run.objects.filter(round=round, method=method).order_by("-id").first()
+def latest(round, method, held_out=False):
+    return Run.objects.filter(round=round, method=method, held_out=held_out).order_by("-id").first()
 
 
-def through_the_reward_gate(round, result=None):
+def through_the_reward_gate(round, result=None, of_held_out=None):
     end(latest(round, "reward"), result or GOOD_REWARD, "models/reward")
+    if watching := latest(round, "reward", held_out=True):
+        end(watching, of_held_out or GOOD_REWARD, "models/held-out")
     loop.advance(round.pk)
     return fresh(round)
 
@@ -255,7 +261,7 @@ def test_a_refused_gate_is_held_against_new_limits_on_retry(judged, loop_setting
     loop.retry(round)
     loop.advance(round.pk)
     assert fresh(round).stage == "policy"
-    assert Run.objects.filter(method="reward").count() == 1, "the reward model is not trained again"
+    assert Run.objects.filter(method="reward").count() == 2, "the reward models are not trained again"
 
 
 def test_a_failed_run_halts_the_round_and_a_retry_starts_another(judged):
@@ -397,3 +403,132 @@ def test_answers_to_other_comparisons_do_not_fill_a_round(collecting, project, p
     loop.advance(collecting.pk)
     assert fresh(collecting).stage == "collect"
     assert loop.progress(collecting) == (0, collecting.target)
+
+
+# The held-out reward model
+
+
+def test_a_round_trains_a_second_reward_model_by_another_seed(judged):
+    main, watching = latest(judged, "reward"), latest(judged, "reward", held_out=True)
+    assert (main.held_out, watching.held_out) == (False, True)
+    assert main.dataset_version == watching.dataset_version == judged.dataset_version
+    assert main.seed != watching.seed
+    assert main.config["prompt_span"] == watching.config["prompt_span"] == [0.0, 1.0]
+    loop.advance(judged.pk)
+    assert Run.objects.filter(round=judged, method="reward").count() == 2, "looking again starts nothing"
+
+
+@pytest.mark.parametrize(
+    ("share", "spans"), [(0.5, ([0.5, 1.0], [0.0, 0.5])), (0.2, ([0.2, 1.0], [0.0, 0.8]))]
+)
+def test_each_reward_model_has_a_share_of_the_prompts_for_itself(collecting, project, bob, share, spans):
+    LoopSettings.objects.update(reserved_share=share)
+    answer_all(project, bob)
+    loop.advance(collecting.pk)
+    found = [
+        latest(collecting, "reward", held_out=held_out).config["prompt_span"] for held_out in (False, True)
+    ]
+    assert tuple(found) == spans
+
+
+def test_a_loop_may_do_without_a_second_reward_model(collecting, project, bob):
+    LoopSettings.objects.update(train_held_out_reward=False, reserved_share=0.5)
+    answer_all(project, bob)
+    loop.advance(collecting.pk)
+    (run,) = Run.objects.filter(round=collecting, method="reward")
+    assert run.config["prompt_span"] == [0.0, 1.0], "nothing is kept for a model that is not trained"
+    round = through_the_reward_gate(fresh(collecting))
+    assert latest(round, "ppo").config["held_out_reward_model"] is None
+    round = through_the_policy_gate(round)
+    assert latest(round, "evaluate").config["second_judge_model"] is None
+    assert (round.outcome, round.message) == ("published", "policy-1 is in use.")
+
+
+def test_the_round_waits_for_both_reward_models_whichever_ends_first(judged):
+    end(latest(judged, "reward", held_out=True), GOOD_REWARD, "models/held-out")
+    loop.advance(judged.pk)
+    assert fresh(judged).stage == "reward"
+    end(latest(judged, "reward"), GOOD_REWARD, "models/reward")
+    loop.advance(judged.pk)
+    round = fresh(judged)
+    assert round.stage == "policy"
+    assert round.reward.location == "models/reward"
+    assert round.held_out_reward.location == "models/held-out"
+
+
+@pytest.mark.parametrize("method", ["ppo", "dpo"])
+def test_the_second_reward_model_watches_the_training_and_judges_the_policy(judged, method):
+    LoopSettings.objects.update(policy_method=method, overrides={})
+    round = through_the_reward_gate(judged)
+    if method == "ppo":
+        assert latest(round, "ppo").config["held_out_reward_model"] == round.held_out_reward.path
+    end(latest(round, method), {"kl_nats": 2.0}, "models/policy")
+    loop.advance(round.pk)
+    run = latest(round, "evaluate")
+    assert (run.reward_model, run.config["second_judge_model"]) == (round.reward, round.held_out_reward.path)
+    end(run, GOOD_POLICY)
+    loop.advance(round.pk)
+    checks = {check["name"]: check for check in fresh(round).gates["policy_gate"]}
+    assert checks["win rate by the held-out reward model"]["figure"] == "0.65 (0.55 to 0.75)"
+    assert fresh(round).outcome == "published"
+
+
+def test_a_policy_that_wins_by_its_own_reward_model_alone_is_not_published(judged):
+    LoopSettings.objects.update(minimum_win_rate_bound=0.5)
+    result = GOOD_POLICY | {"second_win_rate": 0.5, "second_win_rate_interval": [0.4, 0.6]}
+    round = through_the_policy_gate(through_the_reward_gate(judged), result)
+    assert (round.stage, round.outcome) == ("policy_gate", "halted")
+    assert "Win rate by the held-out reward model: 0.50 (0.40 to 0.60)" in round.message
+
+
+def test_a_second_reward_model_that_learned_nothing_is_not_used_and_the_round_says_so(judged):
+    LoopSettings.objects.update(minimum_accuracy_bound=0.5)
+    chance = GOOD_REWARD | {"accuracy": 0.52, "accuracy_interval": [0.4, 0.63]}
+    round = through_the_reward_gate(judged, of_held_out=chance)
+    assert (round.stage, round.outcome) == ("policy", "")
+    assert round.held_out_reward and round.watcher is None
+    assert latest(round, "ppo").config["held_out_reward_model"] is None
+    round = through_the_policy_gate(round)
+    assert latest(round, "evaluate").config["second_judge_model"] is None
+    assert round.outcome == "published"
+    assert f"{round.held_out_reward.name} is not used as the held-out reward model" in round.message
+    assert "0.52 (0.40 to 0.63)" in round.message
+
+
+def test_a_second_reward_model_that_failed_does_not_halt_the_round(judged):
+    watching = latest(judged, "reward", held_out=True)
+    runs.fail(runs.claim(watching.pk), "The disk is full.")
+    loop.advance(judged.pk)
+    assert fresh(judged).outcome == ""
+    end(latest(judged, "reward"), GOOD_REWARD, "models/reward")
+    loop.advance(judged.pk)
+    round = fresh(judged)
+    assert (round.stage, round.held_out_reward, round.watcher) == ("policy", None, None)
+    assert "the round goes on without it" in loop.held_out_remark(round)
+    assert f"Run {watching.pk}: The disk is full." in loop.held_out_remark(round)
+
+
+def test_a_retry_trains_again_only_the_reward_model_that_failed(judged):
+    watching = latest(judged, "reward", held_out=True)
+    end(watching, GOOD_REWARD, "models/held-out")
+    failed = runs.claim(latest(judged, "reward").pk)
+    runs.fail(failed, "The disk is full.")
+    loop.advance(judged.pk)
+    round = fresh(judged)
+    assert (round.stage, round.outcome) == ("reward", "halted")
+    loop.retry(round)
+    loop.advance(round.pk)
+    assert latest(round, "reward").pk != failed.pk
+    assert latest(round, "reward", held_out=True) == watching
+    end(latest(round, "reward"), GOOD_REWARD, "models/reward")
+    loop.advance(round.pk)
+    assert fresh(round).watcher == watching.model_version
+
+
+def test_a_cancelled_round_stops_both_reward_models(judged, alice):
+    loop.cancel(judged, alice)
+    assert set(Run.objects.filter(round=judged, method="reward").values_list("status", flat=True)) == {
+        "stopped"
+    }
+    loop.start_round(judged.project)
+    assert Run.objects.unfinished().count() == 0

@@ -7,7 +7,15 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from tests.training.test_loop import GOOD_REWARD, answer_all, end, latest, sampled
+from tests.training.test_loop import (
+    GOOD_REWARD,
+    answer_all,
+    end,
+    latest,
+    sampled,
+    through_the_policy_gate,
+    through_the_reward_gate,
+)
 from training import loop, runs
 from training.demo import recipe
 from training.models import LoopSettings, Metric, Promotion, Round, Run, Schedule
@@ -131,13 +139,56 @@ def test_a_refused_gate_needs_the_manager_and_says_the_figure(manager, project, 
     loop.advance(round.pk)
     answer_all(project, bob)
     loop.advance(round.pk)
+    end(latest(round, "reward", held_out=True), GOOD_REWARD, "models/y")
     end(latest(round, "reward"), GOOD_REWARD | {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}, "models/x")
     loop.advance(round.pk)
     html = page(manager, "loop")
     assert "Round 1 halted while checking the reward model" in html
     assert "Needs you" in html
+    assert "What the gates of round 1 saw" in html and ">refused<" in html
     assert "0.50 (0.40 to 0.60), needed a lower 95 % bound above 0.50" in html
     assert "Try this stage again" in html and "Start the next round" in html
+
+
+def test_the_page_shows_the_second_reward_models_figures(manager, project, prompts, loop_settings, bob):
+    LoopSettings.objects.update(minimum_accuracy_bound=0.5, minimum_win_rate_bound=0.5)
+    round = loop.start_round(project)
+    loop.advance(round.pk)
+    sampled(Run.objects.get())
+    loop.advance(round.pk)
+    answer_all(project, bob)
+    loop.advance(round.pk)
+    runs.claim(latest(round, "reward").pk)
+    assert "starting" in page(manager, "loop-live"), "the one that runs is spoken of, not the one that waits"
+    Run.objects.filter(pk=latest(round, "reward").pk).update(status="queued")
+    of_held_out = GOOD_REWARD | {"accuracy": 0.74, "accuracy_interval": [0.66, 0.81]}
+    round = through_the_policy_gate(through_the_reward_gate(round, of_held_out=of_held_out))
+    html = page(manager, "loop")
+    assert "reward-2, which only watches, 0.74" in html
+    assert "by reward-2 65%, 55% to 75%" in html
+    assert "watching: 0.74 0.66 to 0.81" in html and "watching: 0.65 0.55 to 0.75" in html
+    assert "win rate by the held-out reward model" in html
+    assert "Second judge</dt><dd>reward-2" in page(manager, "run", latest(round, "evaluate").pk)
+    assert "Watched by</dt><dd>reward-2" in page(manager, "run", latest(round, "ppo").pk)
+    assert page(manager, "versions").count(">held out</span>") == 1
+
+
+def test_the_page_says_when_the_second_reward_model_is_not_used(
+    manager, project, prompts, loop_settings, bob
+):
+    LoopSettings.objects.update(minimum_accuracy_bound=0.5)
+    round = loop.start_round(project)
+    loop.advance(round.pk)
+    sampled(Run.objects.get())
+    loop.advance(round.pk)
+    answer_all(project, bob)
+    loop.advance(round.pk)
+    chance = GOOD_REWARD | {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}
+    through_the_reward_gate(round, of_held_out=chance)
+    html = page(manager, "loop-live")
+    assert "reward-2 is not used as the held-out reward model, and the round goes on without it." in html
+    assert "training the policy" in html
+    assert ">not used<" in page(manager, "loop")
 
 
 def test_a_second_round_is_refused_in_a_sentence(manager, loop_settings):
@@ -162,7 +213,7 @@ def test_a_run_that_no_worker_takes_needs_the_manager(manager, queued_run):
 def loop_form(**changed):
     values = {
         "comparisons_per_round": 50, "candidates_per_prompt": 4, "candidates_per_comparison": 2, "first_policy_share": 0.25,
-        "eval_share": 0.2, "policy_method": "ppo", "kl_budget_nats": 8, "minimum_accuracy_bound": 0.5, "minimum_held_out_pairs": 20,
+        "eval_share": 0.2, "policy_method": "ppo", "reserved_share": 0.2, "kl_budget_nats": 8, "minimum_accuracy_bound": 0.5, "minimum_held_out_pairs": 20,
         "minimum_win_rate_bound": 0.5, "maximum_identical_share": 0.5, "minimum_ended_share": 0.5,
         "overrides": '{"ppo": {"steps": 5}}',
     }  # fmt: skip
@@ -182,6 +233,7 @@ def test_the_loops_settings_are_saved(manager, loop_settings):
     manager.post("/p/support/loop/settings/", loop_form())
     loop_settings.refresh_from_db()
     assert loop_settings.comparisons_per_round == 50
+    assert (loop_settings.train_held_out_reward, loop_settings.reserved_share) == (False, 0.2)
     assert loop_settings.overrides == {"ppo": {"steps": 5}}
 
 

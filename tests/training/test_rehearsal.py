@@ -39,7 +39,15 @@ def test_it_closes_a_round_through_api_and_workers_and_reports_it(
     assert report["judgments"] == 40
     assert report["judgments_per_second"] > 0
     (row,) = report["rounds"]
-    for name in ("reward_accuracy", "gold_score", "gold_win_rate", "kl_nats"):
+    assert row["held_out_reward_used"] and row["remark"] == ""
+    for name in (
+        "reward_accuracy",
+        "held_out_reward_accuracy",
+        "second_win_rate",
+        "gold_score",
+        "gold_win_rate",
+        "kl_nats",
+    ):
         low, high = row[f"{name}_interval"]
         assert low <= row[name] <= high, name
     assert set(row["seconds"]) >= {"generate", "collect", "reward", "policy", "policy_gate"}

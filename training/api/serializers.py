@@ -65,6 +65,7 @@ class RunSerializer(serializers.ModelSerializer):
             "seconds_left",
             "model",
             "reward_model",
+            "held_out",
             "dataset",
             "round",
             "made",
@@ -111,6 +112,12 @@ class ModelFileSerializer(serializers.Serializer):
     url = serializers.URLField()
 
 
+def accuracy_of(version: ModelVersion | None) -> dict[str, Any]:
+    """What a reward model got right of held-out preferences, and on how many."""
+    metrics = version.metrics if version else {}
+    return {name: metrics.get(name) for name in ("accuracy", "accuracy_interval", "pairs", "prompts")}
+
+
 class NewRoundSerializer(Strict):
     collect = serializers.BooleanField(
         default=True, help_text="False trains at once, on the answers that are there already."
@@ -121,6 +128,7 @@ class NewRoundSerializer(Strict):
 class RoundSerializer(serializers.ModelSerializer):
     policy = serializers.SlugRelatedField("name", read_only=True)
     reward = serializers.SlugRelatedField("name", read_only=True, allow_null=True)
+    held_out_reward = serializers.SlugRelatedField("name", read_only=True, allow_null=True)
     new_policy = serializers.SlugRelatedField("name", read_only=True, allow_null=True)
     dataset = serializers.SlugRelatedField(
         "number", read_only=True, source="dataset_version", allow_null=True
@@ -130,8 +138,15 @@ class RoundSerializer(serializers.ModelSerializer):
     accuracy = serializers.SerializerMethodField(
         help_text="The reward model's result on held-out preferences."
     )
+    held_out_accuracy = serializers.SerializerMethodField(
+        help_text="The same of the reward model that the policy does not learn from."
+    )
+    remark = serializers.SerializerMethodField(
+        help_text="Why the round goes on without its held-out reward model; empty where it does not."
+    )
     evaluation = serializers.SerializerMethodField(
-        help_text="The new policy against the first one, on held-out prompts."
+        help_text="The new policy against the first one, on held-out prompts; `second_` is by the held-out "
+        "reward model."
     )
 
     class Meta:
@@ -147,10 +162,13 @@ class RoundSerializer(serializers.ModelSerializer):
             "seed",
             "policy",
             "reward",
+            "held_out_reward",
             "new_policy",
             "dataset",
             "gates",
             "accuracy",
+            "held_out_accuracy",
+            "remark",
             "evaluation",
             "seconds",
             "created_at",
@@ -167,8 +185,14 @@ class RoundSerializer(serializers.ModelSerializer):
 
     @extend_schema_field(OpenApiTypes.OBJECT)
     def get_accuracy(self, round: Round) -> dict[str, Any]:
-        metrics = round.reward.metrics if round.reward else {}
-        return {name: metrics.get(name) for name in ("accuracy", "accuracy_interval", "pairs", "prompts")}
+        return accuracy_of(round.reward)
+
+    @extend_schema_field(OpenApiTypes.OBJECT)
+    def get_held_out_accuracy(self, round: Round) -> dict[str, Any]:
+        return accuracy_of(round.held_out_reward)
+
+    def get_remark(self, round: Round) -> str:
+        return loop.held_out_remark(round)
 
     @extend_schema_field(OpenApiTypes.OBJECT)
     def get_evaluation(self, round: Round) -> dict[str, Any]:

@@ -241,7 +241,7 @@ class RoundsView(OfProject):
         return (
             super()
             .get_queryset()
-            .select_related("project", "policy", "reward", "new_policy", "dataset_version")
+            .select_related("project", "policy", "reward", "held_out_reward", "new_policy", "dataset_version")
         )
 
     @extend_schema(summary="List rounds")

@@ -48,7 +48,9 @@ def version_of(project: Project, version_id: int) -> ModelVersion:
 
 def last_round(project: Project) -> Round | None:
     return (
-        Round.objects.select_related("policy", "reward", "new_policy", "dataset_version", "project")
+        Round.objects.select_related(
+            "policy", "reward", "held_out_reward", "new_policy", "dataset_version", "project"
+        )
         .filter(project=project)
         .first()
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
+from django.conf import settings as site
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
@@ -16,7 +17,7 @@ from training import charts, runs
 from training.engine.config import METHODS, EngineError
 from training.engine.records import CompletionRecord, iterate_records
 from training.forms import RunForm
-from training.models import Run
+from training.models import ModelVersion, Run
 from training.situation import spoken
 from training.views.access import managed, readable, run_of
 
@@ -99,9 +100,19 @@ def following(run: Run) -> dict[str, object]:
         "panels": charts.run_panels(run),
         "charted": charts.PANELS,
         "version": getattr(run, "model_version", None),
+        "second_judge": second_judge(run),
         "samples": samples(run),
         "figures": figures(run.result),
     }
+
+
+def second_judge(run: Run) -> ModelVersion | None:
+    """The reward model beside the one that was optimised, which a run's config names by its folder."""
+    path = run.config.get("held_out_reward_model") or run.config.get("second_judge_model")
+    if not path:
+        return None
+    below = path.removeprefix(f"{site.DATA}/")
+    return ModelVersion.objects.filter(project=run.project_id, location__in=[path, below]).first()
 
 
 def headline(run: Run) -> str:
