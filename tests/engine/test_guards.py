@@ -241,6 +241,17 @@ def test_the_held_out_model_is_asked_now_and_then_if_so_told(engine, llama, prom
     assert engine.result("out")["kept_step"] in (0, 2, 4, 5)
 
 
+def test_a_run_whose_last_policy_is_the_best_ends_well(engine, llama, prompts, tmp_path):
+    """The best policy's weights are then those of the last good state, and both are in the checkpoint."""
+    train = write_rows(tmp_path / "train.jsonl", taste(48))
+    assert engine.run("reward", "likes_a", model=llama, train_data=train, **REWARD) == 0
+    settings = PPO | {"steps": 8, "held_out_reward_model": str(engine.folder / "likes_a" / "model")}
+    assert engine.run("ppo", "out", model=llama, prompts=prompts, **settings) == 0
+    scores = [event["metrics"]["held_out_reward"] for event in engine.events("out", "metrics")]
+    means = [sum(scores[max(0, last - 2) : last + 1]) for last in range(2, 8)]
+    assert max(means) == means[-1], "it rose to the end"
+
+
 def test_killed_and_continued_a_watched_run_ends_as_one_that_never_was(engine, llama, prompts, dislikes_a):
     settings = PPO | {
         "model": llama, "prompts": prompts, "steps": 8, "checkpoint_every_steps": 2,

@@ -89,7 +89,8 @@ class OnlineState:
 
     def save(self, step: int) -> None:
         """Write a checkpoint; the last good state is in it where that is not the present one."""
-        tensors: dict[str, Tensor] = prefixed("best", self._best)
+        # The best policy may be the last good one, and one file does not hold the same memory twice.
+        tensors: dict[str, Tensor] = prefixed("best", copied(self._best))
         for name, network in self._weights.items():
             tensors |= prefixed(name, network)
         if not self._is_good:
