@@ -140,6 +140,15 @@ def defaults(project: Project, method: str) -> dict[str, Any]:
 
 
 def model_files(version: ModelVersion) -> list[Path]:
-    """The files of a version that lie on this machine, none of a hub name's."""
+    """The files of a version that lie on this machine, with those of its adapter; none of a hub name's.
+
+    A first policy's folder is any folder that an operator named, so no other folder below it is looked into.
+    """
     folder = Path(version.path)
-    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    found = [path for place in (folder, folder / "adapter") if place.is_dir() for path in place.iterdir()]
+    return sorted(path for path in found if path.is_file())
+
+
+def file_name(version: ModelVersion, path: Path) -> str:
+    """A file's name below its version's folder, such as adapter/adapter_config.json."""
+    return path.relative_to(version.path).as_posix()

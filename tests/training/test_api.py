@@ -196,6 +196,26 @@ def test_versions_say_which_is_in_use_and_weights_are_fetched(
     assert call(alice, "get", f"models/{better.pk}/files/..%2Fsecret").status_code == 404
 
 
+def test_the_adapter_of_a_model_is_listed_and_fetched_and_nothing_above_it(
+    call, alice, project, loop_settings, tmp_path
+):
+    folder = tmp_path / "model"
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "private").mkdir()
+    for name in ("config.json", "adapter/adapter_config.json", "private/notes.txt", "../secret"):
+        (folder / name).write_text(name)
+    version = runs.register(project, "policy", str(folder), "ab")
+    files = {row["name"]: row for row in call(alice, "get", f"models/{version.pk}/files/").json()}
+    assert sorted(files) == ["adapter/adapter_config.json", "config.json"]
+    assert files["adapter/adapter_config.json"]["bytes"] == len("adapter/adapter_config.json")
+    path = files["adapter/adapter_config.json"]["url"].split("/api/v1/")[1]
+    answer = call(alice, "get", path)
+    assert b"".join(answer.streaming_content) == b"adapter/adapter_config.json"
+    assert 'filename="adapter_config.json"' in answer["Content-Disposition"]
+    for name in ("../secret", "adapter/../../secret", "..%2Fsecret", "private/notes.txt", "adapter"):
+        assert call(alice, "get", f"models/{version.pk}/files/{name}/").status_code == 404, name
+
+
 def test_the_list_of_runs_is_read_page_by_page(call, alice, project, loop_settings, prompts_file):
     for _ in range(5):
         runs.start(project, "generate", {"prompts": str(prompts_file)}, input_model=loop_settings.policy)

@@ -1,4 +1,4 @@
-from django.urls import path
+from django.urls import path, re_path
 
 from training.api import views
 
@@ -12,7 +12,11 @@ urlpatterns = [
     path("runs/<int:pk>/metrics/", views.MetricsView.as_view(), name="run-metrics"),
     path("models/<int:pk>/promote/", views.PromoteView.as_view(), name="promote"),
     path("models/<int:pk>/files/", views.ModelFilesView.as_view(), name="model-files"),
-    path("models/<int:pk>/files/<str:name>/", views.ModelFileView.as_view(), name="model-file"),
+    re_path(
+        r"^models/(?P<pk>[0-9]+)/files/(?P<name>(?:adapter/)?[^/]+)/$",
+        views.ModelFileView.as_view(),
+        name="model-file",
+    ),
     path("rounds/<int:pk>/", views.RoundView.as_view(), name="round"),
     path("rounds/<int:pk>/train/", views.TrainView.as_view(), name="round-train"),
     path("rounds/<int:pk>/retry/", views.RetryView.as_view(), name="round-retry"),

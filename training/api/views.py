@@ -208,9 +208,9 @@ class ModelFilesView(APIView):
         version = reachable(request.user, ModelVersion, pk, *READING)
         listed = [
             {
-                "name": path.name,
+                "name": (name := choices.file_name(version, path)),
                 "bytes": path.stat().st_size,
-                "url": request.build_absolute_uri(reverse("training-api:model-file", args=[pk, path.name])),
+                "url": request.build_absolute_uri(reverse("training-api:model-file", args=[pk, name])),
             }
             for path in choices.model_files(version)
         ]
@@ -224,10 +224,10 @@ class ModelFileView(APIView):
     )
     def get(self, request: Request, pk: int, name: str) -> FileResponse:
         version = reachable(request.user, ModelVersion, pk, *READING)
-        path = next((path for path in choices.model_files(version) if path.name == name), None)
-        if path is None:
+        listed = {choices.file_name(version, path): path for path in choices.model_files(version)}
+        if name not in listed:
             raise Http404("The version has no such file here.")
-        return FileResponse(path.open("rb"), as_attachment=True, filename=name)
+        return FileResponse(listed[name].open("rb"), as_attachment=True, filename=listed[name].name)
 
 
 # Rounds
