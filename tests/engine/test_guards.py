@@ -178,9 +178,16 @@ def test_both_reasons_are_marked_in_turn_with_distinct_texts(llama):
     chosen = marking.choose(marking.candidates(rollout, scale, 4, 2), 4)
     # Rewards 31 (text 15), 29, ...; disagreements 46 (text 2), then 31 / 2 (text 15, which is there already).
     assert [one.completion for one in chosen] == ["text 15", "text 2", "text 14", "text 13"]
-    assert [one.reason for one in chosen][:2] == list(marking.REASONS.values())
+    assert [one.reason for one in chosen][:2] == list(marking.REASONS.values())[:2]
     assert (chosen[1].reward, chosen[1].held_out_reward, chosen[1].sample) == (4.0, 100.0, 0)
     assert chosen[1].tokens == rollout.lengths[4]
+    assert all(one.spread is None for one in chosen), "there is one member"
+    rollout.spread = torch.zeros(32)
+    rollout.spread[10] = 3.0  # text 5
+    third = marking.choose(marking.candidates(rollout, scale, 4, 2), 3)
+    assert [one.completion for one in third] == ["text 15", "text 2", "text 5"]
+    assert (third[2].reason, third[2].spread) == (marking.REASONS["spread"], 3.0)
+    rollout.spread = None
     alone = marking.choose(marking.candidates(rollout, {"reward": [0.0, 1.0]}, 4, 2), 3)
     assert [one.completion for one in alone] == ["text 15", "text 14", "text 13"]
 
@@ -218,7 +225,7 @@ def test_a_reward_that_a_held_out_one_falls_with_stops_the_run(engine, llama, pr
     assert result["kept_step"] == result["steps"] == means.index(max(means)) < len(shown) - 1
     marked = read_records(engine.folder / "out" / "marked.jsonl", MarkedRecord)
     assert len(marked) == 10 == len({one.completion for one in marked})
-    assert {one.reason for one in marked} == set(marking.REASONS.values())
+    assert {one.reason for one in marked} == {marking.REASONS[name] for name in ("reward", "disagreement")}
     assert all(one.held_out_reward is not None for one in marked)
 
 
@@ -230,6 +237,16 @@ def test_without_a_held_out_reward_model_the_last_good_policy_is_kept(engine, ll
     marked = read_records(engine.folder / "out" / "marked.jsonl", MarkedRecord)
     assert {one.reason for one in marked} == {marking.REASONS["reward"]}
     assert marked[0].reward == max(one.reward for one in marked)
+
+
+def test_what_the_members_of_an_ensemble_disagree_about_is_marked(engine, llama, prompts, tmp_path):
+    train = write_rows(tmp_path / "train.jsonl", taste(24))
+    assert engine.run("reward", "judge", model=llama, train_data=train, **REWARD | {"members": 3}) == 0
+    settings = PPO | {"rewards": [], "reward_model": str(engine.folder / "judge" / "model"), "steps": 2}
+    assert engine.run("ppo", "out", model=llama, prompts=prompts, **settings) in (0, 3)
+    marked = read_records(engine.folder / "out" / "marked.jsonl", MarkedRecord)
+    by_spread = [one for one in marked if one.reason == marking.REASONS["spread"]]
+    assert by_spread and by_spread[0].spread == max(one.spread for one in marked)
 
 
 def test_the_held_out_model_is_asked_now_and_then_if_so_told(engine, llama, prompts, dislikes_a):

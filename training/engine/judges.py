@@ -16,6 +16,7 @@ class Judge:
 
     def __init__(self, scorer: Scorer, policy: Policy, config: Settings) -> None:
         self.reads_ids = same_tokenizer(policy.tokenizer, scorer.tokenizer)
+        self.is_ensemble = scorer.ensemble is not None
         self._scorer = scorer
         self._ends = set(policy.end_tokens)
         self._encoder = Encoder(scorer.tokenizer, scorer.end_tokens, config)

@@ -1,5 +1,7 @@
 """Which completions people should look at first: what scores highest, and what judges disagree about.
 
+Judges are the reward model and the held-out one, and the members of the reward model where it is an ensemble.
+
 Source: adversarial reward models (Adv-RM) look for flaws of a reward model where its score and the
 disagreement of several are greatest; here such completions go to people instead.
 """
@@ -17,6 +19,7 @@ KEPT_ROLLOUTS = 3  # the last ones, from which samples are marked
 REASONS = {
     "reward": "among the highest rewards",
     "disagreement": "reward and held-out reward differ most",
+    "spread": "the reward model's members differ most",
 }
 
 Scale = dict[str, list[float]]  # mean and deviation of reward and held_out over the first rollout
@@ -37,6 +40,8 @@ def candidates(rollout: Rollout, scale: Scale, count: int, samples_per_prompt: i
     by_reason = {"reward": rollout.scores.cpu()}
     if rollout.held_out is not None and "held_out" in scale:
         by_reason["disagreement"] = disagreement(rollout.scores, rollout.held_out, scale)
+    if rollout.spread is not None:
+        by_reason["spread"] = rollout.spread
     lengths = rollout.lengths
     logprobs = [float(row.sum()) for row in rollout.logprobs.split(lengths)]
     found = []
@@ -54,12 +59,12 @@ def candidates(rollout: Rollout, scale: Scale, count: int, samples_per_prompt: i
                 sample=row % samples_per_prompt,
                 logprob=logprobs[row],
             )
-            held_out = None if rollout.held_out is None else float(rollout.held_out[row])
+            others = {"held_out_reward": rollout.held_out, "spread": rollout.spread}
             found.append(
                 {
                     "record": record.model_dump(mode="json"),
                     "reward": float(rollout.scores[row]),
-                    "held_out_reward": held_out,
+                    **{name: _at(figures, row) for name, figures in others.items()},
                     "reason": reason,
                     "value": float(values[row]),
                 }
@@ -74,7 +79,7 @@ def disagreement(scores: Tensor, held_out: Tensor, scale: Scale) -> Tensor:
 
 
 def choose(found: Iterable[dict[str, Any]], count: int) -> list[MarkedRecord]:
-    """At most `count` records with distinct texts, taken in turn from both reasons, the greatest first."""
+    """At most `count` records with distinct texts, taken in turn from the reasons, the greatest first."""
     ranked = sorted(found, key=lambda one: -one["value"])
     queues = [[one for one in ranked if one["reason"] == reason] for reason in REASONS]
     chosen: dict[str, MarkedRecord] = {}
@@ -88,9 +93,14 @@ def choose(found: Iterable[dict[str, Any]], count: int) -> list[MarkedRecord]:
                     **one["record"],
                     reward=one["reward"],
                     held_out_reward=one["held_out_reward"],
+                    spread=one.get("spread"),
                     reason=REASONS[one["reason"]],
                 )
     return list(chosen.values())
+
+
+def _at(figures: Tensor | None, row: int) -> float | None:
+    return None if figures is None else float(figures[row])
 
 
 def _first_distinct(values: Tensor, texts: Sequence[str], count: int) -> list[int]:

@@ -194,6 +194,7 @@ def collect(
     texts = [players.encoder.text(completion.tokens, policy.end_tokens) for completion in completions]
     heat = config.temperature
     rollout = Rollout(prompts, completions, rows, scores, *figures.unbind(), terms, heat, texts)
+    rollout.spread = players.rewards.spread
     rollout.metrics |= _describe(rollout)
     return rollout
 

@@ -145,7 +145,8 @@ class Online(Training):
         ge=0,
         le=10_000,
         description="Completions of the last iterations to put before people in OUT/marked.jsonl: those of the "
-        "highest reward, and those on which reward and held-out reward differ most.",
+        "highest reward, those on which reward and held-out reward differ most, and those on which the reward model's "
+        "members do.",
     )
     checkpoint_every_steps: int = Field(
         5, ge=1, description="Iterations between two checkpoints; at most so many are lost to a crash."

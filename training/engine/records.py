@@ -207,6 +207,7 @@ class MarkedRecord(CompletionRecord):
 
     reward: float
     held_out_reward: float | None = None  # None where no held-out reward model looked at it.
+    spread: float | None = None  # Deviation of the reward model's members; None where it has one alone.
     reason: str
 
 

@@ -24,6 +24,7 @@ class Rewards:
         self._terms = terms
         self._judge = Judge(scorer, policy, config) if scorer else None
         self._policy = policy
+        self.spread: Tensor | None = None  # (B,) of the completions scored last; None without an ensemble
         self._texts = Encoder(policy.tokenizer, policy.end_tokens, config)
 
     def report(self, events: EventLog) -> None:
@@ -43,6 +44,7 @@ class Rewards:
         means: dict[str, float] = {}
         if self._judge:
             scores, spread = self._judge.with_spread(prompts, completions, texts)
+            self.spread = spread.cpu() if self._judge.is_ensemble else None
             means["reward_model"] = float(scores.mean())
             means["reward_model_std"] = float(scores.std(correction=0))
             means["reward_model_spread"] = float(spread.mean())

@@ -28,6 +28,9 @@ class Rollout:
     temperature: float = 1.0  # of sampling
     texts: list[str] = field(default_factory=list)  # what people read of each completion
     held_out: Tensor | None = None  # (B,) scores of the held-out reward model, where it was asked
+    spread: Tensor | None = (
+        None  # (B,) how far the members of the reward model are apart, where it has several
+    )
 
     @property
     def lengths(self) -> list[int]:
