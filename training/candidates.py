@@ -7,14 +7,15 @@ import math
 import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
 from config import storage
-from labeling.models import Completion, Project, Prompt
+from labeling.models import Comparison, Completion, Project, Prompt
 from labeling.models.content import EVAL_SHARE, text_hash
 from labeling.selection import create_comparison, propose_pairs
+from training import marked
 from training.engine.records import CompletionRecord, iterate_records
 from training.models import Generation, Round, RoundComparison, Run
 
@@ -50,40 +51,71 @@ def split_of_target(target: int, eval_share: float) -> dict[str, int]:
     return {"train": target - held_out, "eval": held_out}
 
 
-def prompts_for_round(round: Round, eval_share: float, rng: random.Random) -> list[Prompt]:
-    """One prompt for each comparison wanted, or all there are; what one split lacks the other makes up for."""
+def prompts_for_round(
+    round: Round, eval_share: float, rng: random.Random, first: Sequence[Prompt] = ()
+) -> list[Prompt]:
+    """One prompt for each comparison wanted, or all there are; what one split lacks the other makes up for.
+
+    Those in `first`, which are trained on, are among them in any case.
+    """
     wanted = split_of_target(round.target, eval_share)
     chosen = {split: choose_prompts(round.project, count, split, rng) for split, count in wanted.items()}
     for split, other in (("train", "eval"), ("eval", "train")):
         if not chosen[split]:
             chosen[other] = choose_prompts(round.project, round.target, other, rng)
-    return chosen["train"] + chosen["eval"]
+    known = {prompt.pk for prompt in first}
+    others = [prompt for prompt in chosen["train"] if prompt.pk not in known]
+    train = [*first, *others][: max(len(chosen["train"]), len(first))]
+    return train + chosen["eval"]
 
 
-def put_before_people(round: Round, runs: Iterable[Run], eval_share: float, size: int) -> int:
-    """Store what the runs sampled, and make the round's comparisons. Returns how many were made."""
+def put_before_people(
+    round: Round,
+    runs: Iterable[Run],
+    eval_share: float,
+    size: int,
+    marked_run: Run | None = None,
+    most_marked: int = 0,
+) -> int:
+    """Store what the runs sampled, and make the round's comparisons. Returns how many were made.
+
+    Up to `most_marked` of those on prompts to train on hold a marked sample of `marked_run`.
+    """
     rng = random.Random(round.seed)
     pools: dict[int, dict[int, Completion]] = defaultdict(dict)
     for run in runs:
         for completion in _store(run):
             pools[completion.prompt_id][completion.pk] = completion
     prompts = {prompt.pk: prompt for prompt in Prompt.objects.filter(project=round.project, pk__in=pools)}
+    special = _marked(marked_run, most_marked)
+    wanted = split_of_target(round.target, eval_share)
+    wanted["train"] = max(0, wanted["train"] - len(special))
     chosen = []
-    for split, count in split_of_target(round.target, eval_share).items():
+    for split, count in wanted.items():
         ours = [prompt for prompt in prompts.values() if prompt.split == split]
         chosen += islice(_in_turn(ours, pools, count, size, rng), count)
-    if len(chosen) < round.target:  # one split had too few: fill up from all prompts
+    if len(chosen) + len(special) < round.target:  # one split had too few: fill up from all prompts
         seen = {_key(group) for _, group in chosen}
         rest = _in_turn(list(prompts.values()), pools, round.target, size, rng)
         fresh = ((prompt, group) for prompt, group in rest if _key(group) not in seen)
-        chosen += islice(fresh, round.target - len(chosen))
+        chosen += islice(fresh, round.target - len(chosen) - len(special))
+    if not chosen:
+        return 0
     # Mixed, so that a round that trains early has held-out answers too.
     rng.shuffle(chosen)
-    comparisons = [create_comparison(round.project, prompt, group) for prompt, group in chosen]
+    comparisons = special + [create_comparison(round.project, prompt, group) for prompt, group in chosen]
     RoundComparison.objects.bulk_create(
         RoundComparison(round=round, comparison=comparison) for comparison in comparisons
     )
     return len(comparisons)
+
+
+def _marked(run: Run | None, most: int) -> list[Comparison]:
+    """Comparisons of a run's marked samples with what is there for their prompts; none where it marked nothing."""
+    try:
+        return marked.put_before_annotators(run, most).comparisons if run and most else []
+    except marked.NothingMarked:
+        return []
 
 
 def _key(group: Iterable[Completion]) -> frozenset[int]:

@@ -204,6 +204,7 @@ class LoopForm(forms.ModelForm):
             "candidates_per_comparison",
             "first_policy_share",
             "eval_share",
+            "marked_share",
             "policy_method",
             "train_held_out_reward",
             "reserved_share",
@@ -221,6 +222,7 @@ class LoopForm(forms.ModelForm):
         labels = {
             "eval_share": "Share on held-out prompts",
             "first_policy_share": "Share of the first policy",
+            "marked_share": "Share of marked samples",
             "policy_method": "Method",
             "train_held_out_reward": "Train a held-out reward model",
             "reserved_share": "Prompts for one reward model alone",
@@ -244,10 +246,10 @@ class LoopForm(forms.ModelForm):
     def sections(self) -> list[tuple[str, list[forms.BoundField]]]:
         """The fields in the order of a round."""
         return [
-            ("Collecting", [self[name] for name in self._meta.fields[:5]]),
-            ("Training", [self[name] for name in self._meta.fields[5:10]]),
-            ("Gates", [self[name] for name in self._meta.fields[10:15]]),
-            ("Running", [self[name] for name in self._meta.fields[15:]]),
+            ("Collecting", [self[name] for name in self._meta.fields[:6]]),
+            ("Training", [self[name] for name in self._meta.fields[6:11]]),
+            ("Gates", [self[name] for name in self._meta.fields[11:16]]),
+            ("Running", [self[name] for name in self._meta.fields[16:]]),
         ]
 
     def clean_overrides(self) -> dict[str, Any]:

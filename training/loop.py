@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from labeling import datasets
 from labeling.models import Comparison, DatasetVersion, Membership, Project, User
-from training import candidates, gates, launch, runs
+from training import candidates, gates, launch, marked, runs
 from training.engine.config import METHODS, check_sources
 from training.models import LoopSettings, ModelVersion, Promotion, Round, Run
 
@@ -208,14 +208,21 @@ def _attempt(round: Round) -> str | Halt | None:
 
 
 def _generate(round: Round, settings: LoopSettings) -> str | None:
-    """Sample candidates from the policy in use, and from round 2 on a share from the first one."""
+    """Sample candidates from the policy in use, and from round 2 on a share from the first one.
+
+    Prompts of what the last policy's training marked are among them, so that there is something to compare it with.
+    """
+    marked_run = _marking_run(round)
+    most_marked = round_half_up(round.target * settings.marked_share)
     plan = {round.policy: settings.candidates_per_prompt}
     if round.policy_id != settings.first_policy_id and settings.first_policy_share:
         theirs = max(1, round_half_up(settings.candidates_per_prompt * settings.first_policy_share))
         plan = {round.policy: max(1, settings.candidates_per_prompt - theirs), settings.first_policy: theirs}
 
     def values(samples: int) -> dict[str, Any]:
-        prompts = candidates.prompts_for_round(round, settings.eval_share, random.Random(round.seed))
+        first = marked.prompts_to_sample(marked_run, most_marked) if marked_run and most_marked else ()
+        rng = random.Random(round.seed)
+        prompts = candidates.prompts_for_round(round, settings.eval_share, rng, first)
         if not prompts:
             raise Halt("There are no prompts yet. Import some, then try again.")
         return {"prompts": candidates.write_prompts(prompts), "samples_per_prompt": samples}
@@ -227,7 +234,12 @@ def _generate(round: Round, settings: LoopSettings) -> str | None:
     if not all(run.status == Run.Status.DONE for run in sampled):
         return None
     made = candidates.put_before_people(
-        round, sampled, settings.eval_share, settings.candidates_per_comparison
+        round,
+        sampled,
+        settings.eval_share,
+        settings.candidates_per_comparison,
+        marked_run,
+        most_marked,
     )
     if not made:
         raise Halt(
@@ -237,6 +249,13 @@ def _generate(round: Round, settings: LoopSettings) -> str | None:
     round.candidates_written = sum(run.generations.count() for run in sampled)
     round.target = min(round.target, made)
     return Stage.COLLECT
+
+
+def _marking_run(round: Round) -> Run | None:
+    """The newest run of an earlier round that trained a policy and is over, also where a guard stopped it."""
+    earlier = Run.objects.filter(round__project=round.project, round__number__lt=round.number)
+    over = earlier.filter(method__in=marked.METHODS, status__in=[Run.Status.DONE, Run.Status.FAILED])
+    return over.select_related("project", "input_model").order_by("-id").first()
 
 
 def _collect(round: Round, settings: LoopSettings) -> str | None:

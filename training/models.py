@@ -246,6 +246,13 @@ class LoopSettings(models.Model):
         validators=SHARE,
         help_text="Share of comparisons on held-out prompts: they measure and never train.",
     )
+    marked_share = models.FloatField(
+        default=0.1,
+        validators=[MinValueValidator(0.0), MaxValueValidator(0.5)],
+        help_text="Share of comparisons with samples that the last policy's training marked: those of the highest "
+        "reward, and those on which reward models differ most. There a reward model is most often wrong, and one "
+        "answer corrects most. Only a share, for a reward model must know ordinary answers as well. 0: none.",
+    )
     overrides = models.JSONField(
         default=dict, blank=True, help_text='Engine settings by method, such as {"ppo": {"steps": 60}}.'
     )
@@ -421,7 +428,14 @@ class Generation(models.Model):
     """How a completion came to be: which weights wrote it, with which settings."""
 
     completion = models.OneToOneField("labeling.Completion", models.CASCADE, related_name="generation")
-    model_version = models.ForeignKey(ModelVersion, models.RESTRICT, related_name="generations")
+    model_version = models.ForeignKey(
+        ModelVersion,
+        models.RESTRICT,
+        null=True,
+        blank=True,
+        related_name="generations",
+        help_text="Empty where a policy wrote it while it was trained, with weights that may be none that were kept.",
+    )
     run = models.ForeignKey(Run, models.RESTRICT, related_name="generations")
     temperature = models.FloatField()
     seed = models.BigIntegerField()
@@ -430,7 +444,7 @@ class Generation(models.Model):
     ended = models.BooleanField(default=True, help_text="It ended by itself, not at the length limit.")
 
     def __str__(self) -> str:
-        return f"completion {self.completion_id} by {self.model_version}"
+        return f"completion {self.completion_id} by {self.model_version or self.run}"
 
 
 class Schedule(models.Model):

@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 from django.utils import timezone
 
 from config import storage
-from labeling.models import Membership, Project, User
-from training import loop
+from labeling.models import Comparison, Membership, Project, User
+from training import loop, marked
 from training.demo import gold
 from training.demo.project import make_project
 from training.models import LoopSettings, Round, Run
@@ -277,6 +277,7 @@ def report(turn: Round) -> dict[str, Any]:
     return {
         "round": turn.number,
         "preferences": turn.dataset_version.train_count + turn.dataset_version.eval_count,
+        "marked_comparisons": marked_comparisons(turn),
         "reward_accuracy": round(reward["accuracy"], 4),
         "reward_accuracy_interval": rounded(reward["accuracy_interval"]),
         "reward_held_out_pairs": reward["pairs"],
@@ -306,6 +307,13 @@ def report(turn: Round) -> dict[str, Any]:
             for new, old in list(zip(after, before, strict=True))[:5]
         ],
     }
+
+
+def marked_comparisons(turn: Round) -> int:
+    """How many of a round's comparisons hold a sample that the last policy's training marked."""
+    of_round = Comparison.objects.filter(in_round__round=turn)
+    made = of_round.filter(candidates__completion__generation__run__method__in=marked.METHODS)
+    return made.distinct().count()
 
 
 def held_out_ceiling(turn: Round) -> float:

@@ -14,6 +14,7 @@ urlpatterns = [
     path("p/<slug:slug>/runs/<int:run_id>/", runs.show, name="run"),
     path("p/<slug:slug>/runs/<int:run_id>/live/", runs.live, name="run-live"),
     path("p/<slug:slug>/runs/<int:run_id>/stop/", runs.stop, name="run-stop"),
+    path("p/<slug:slug>/runs/<int:run_id>/marked/", runs.put_marked, name="run-marked"),
     path("p/<slug:slug>/versions/", versions.index, name="versions"),
     path("p/<slug:slug>/versions/<int:version_id>/promote/", versions.promote, name="promote"),
     path("p/<slug:slug>/schedules/", schedules.index, name="schedules"),

@@ -27,6 +27,8 @@ ADDRESSES = [
     ("get", "runs/{run}/"),
     ("get", "runs/{run}/metrics/"),
     ("get", "models/{model}/files/"),
+    ("get", "runs/{run}/marked/"),
+    ("post", "runs/{run}/marked/"),
     ("get", "rounds/{round}/"),
     ("post", "projects/support/runs/"),
     ("post", "projects/support/rounds/"),

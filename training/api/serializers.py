@@ -9,7 +9,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from labeling.api.serializers import MAX_ID, Strict
-from training import choices, loop
+from training import choices, loop, marked
 from training.engine.config import METHODS
 from training.models import ModelVersion, Round, Run
 
@@ -84,6 +84,34 @@ class RunSerializer(serializers.ModelSerializer):
     def get_made(self, run: Run) -> str | None:
         version = getattr(run, "model_version", None)
         return version.name if version else None
+
+
+class MarkedSerializer(serializers.Serializer):
+    prompt = serializers.CharField(source="sample.text")
+    completion = serializers.CharField(source="sample.completion")
+    reward = serializers.FloatField(source="sample.reward")
+    held_out_reward = serializers.FloatField(source="sample.held_out_reward", allow_null=True)
+    spread = serializers.FloatField(
+        source="sample.spread", allow_null=True, help_text="How far the reward model's members are apart."
+    )
+    reason = serializers.CharField(source="sample.reason", help_text="Why it was marked.")
+    comparison = serializers.IntegerField(
+        source="comparison.pk", allow_null=True, default=None, help_text="Where it is before annotators."
+    )
+
+
+class MarkedOutcomeSerializer(serializers.Serializer):
+    comparisons = serializers.SerializerMethodField(help_text="Made by this call.")
+    already = serializers.IntegerField(help_text="Samples that stood in a comparison before.")
+    without_partner = serializers.IntegerField(
+        source="alone", help_text="Samples whose prompt has no other answer to compare with."
+    )
+    left_out = serializers.IntegerField(help_text="Samples of held-out prompts, or with nothing to read.")
+    detail = serializers.CharField(source="__str__")
+
+    @extend_schema_field(serializers.ListField(child=serializers.IntegerField()))
+    def get_comparisons(self, outcome: marked.Outcome) -> list[int]:
+        return [comparison.pk for comparison in outcome.comparisons]
 
 
 class MetricSerializer(serializers.Serializer):

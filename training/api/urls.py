@@ -10,6 +10,7 @@ urlpatterns = [
     path("runs/<int:pk>/", views.RunView.as_view(), name="run"),
     path("runs/<int:pk>/stop/", views.StopView.as_view(), name="run-stop"),
     path("runs/<int:pk>/metrics/", views.MetricsView.as_view(), name="run-metrics"),
+    path("runs/<int:pk>/marked/", views.MarkedView.as_view(), name="run-marked"),
     path("models/<int:pk>/promote/", views.PromoteView.as_view(), name="promote"),
     path("models/<int:pk>/files/", views.ModelFilesView.as_view(), name="model-files"),
     re_path(

@@ -20,11 +20,12 @@ from labeling.api.errors import Refused
 from labeling.api.paging import NewestFirst
 from labeling.api.serializers import ErrorSerializer
 from labeling.models import DatasetVersion, Project
-from training import choices, loop, runs
+from training import choices, loop, marked, runs
 from training.api import serializers
 from training.models import LoopSettings, Metric, ModelVersion, Round, Run
 
 MOST_METRICS = 10_000
+MOST_MARKED = 10_000
 
 
 def reachable(user: Any, kind: type, pk: int, *roles: str) -> Any:
@@ -141,6 +142,31 @@ class StopView(APIView):
         run = reachable(request.user, Run, pk, MANAGER)
         runs.request_stop(run, request.user)
         return Response(serializers.RunSerializer(Run.objects.get(pk=pk)).data, status.HTTP_202_ACCEPTED)
+
+
+class MarkedView(APIView):
+    @extend_schema(
+        summary="What a run marked for people to look at",
+        description="Samples of the highest reward, and those on which reward models differ most.",
+        responses=serializers.MarkedSerializer(many=True),
+    )
+    def get(self, request: Request, pk: int) -> Response:
+        run = reachable(request.user, Run, pk, *READING)
+        return Response(serializers.MarkedSerializer(marked.listed(run, MOST_MARKED), many=True).data)
+
+    @extend_schema(
+        summary="Put marked samples before annotators",
+        description="Makes a comparison of each with another answer to its prompt; asking twice is harmless.",
+        request=None,
+        responses={200: serializers.MarkedOutcomeSerializer, 409: ErrorSerializer},
+    )
+    def post(self, request: Request, pk: int) -> Response:
+        run = reachable(request.user, Run, pk, MANAGER)
+        try:
+            outcome = marked.put_before_annotators(run)
+        except marked.NothingMarked as reason:
+            raise Refused(str(reason)) from reason
+        return Response(serializers.MarkedOutcomeSerializer(outcome).data)
 
 
 class MetricsView(APIView):

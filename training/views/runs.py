@@ -13,7 +13,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from training import charts, runs
+from training import charts, marked, runs
 from training.engine.config import METHODS, EngineError
 from training.engine.records import CompletionRecord, iterate_records
 from training.forms import RunForm
@@ -23,6 +23,7 @@ from training.views.access import managed, readable, run_of
 
 PAGE = 30
 SAMPLES = 6
+MOST_MARKED = 50
 METHOD_WORDS = {
     "sft": "learn from demonstrations",
     "reward": "train a reward model",
@@ -92,6 +93,7 @@ def live(request: HttpRequest, slug: str, run_id: int) -> HttpResponse:
 
 
 def following(run: Run) -> dict[str, object]:
+    looked_at = marked.listed(run, MOST_MARKED)
     return {
         "run": run,
         "headline": headline(run),
@@ -102,6 +104,8 @@ def following(run: Run) -> dict[str, object]:
         "version": getattr(run, "model_version", None),
         "second_judge": second_judge(run),
         "samples": samples(run),
+        "marked": looked_at,
+        "marked_waiting": sum(row["comparison"] is None for row in looked_at),
         "figures": figures(run.result),
     }
 
@@ -185,4 +189,15 @@ def stop(request: HttpRequest, slug: str, run_id: int) -> HttpResponse:
     run = run_of(managed(request, slug), run_id)
     runs.request_stop(run, request.user)
     messages.success(request, f"Run {run.pk} was asked to stop. It saves a checkpoint first.")
+    return redirect(run)
+
+
+@require_POST
+@login_required
+def put_marked(request: HttpRequest, slug: str, run_id: int) -> HttpResponse:
+    run = run_of(managed(request, slug), run_id)
+    try:
+        messages.success(request, str(marked.put_before_annotators(run)))
+    except marked.NothingMarked as reason:
+        messages.error(request, str(reason))
     return redirect(run)
