@@ -444,12 +444,13 @@ def test_a_loop_may_do_without_a_second_reward_model(collecting, project, bob):
     assert (round.outcome, round.message) == ("published", "policy-1 is in use.")
 
 
-def test_the_round_waits_for_both_reward_models_whichever_ends_first(judged):
-    end(latest(judged, "reward", held_out=True), GOOD_REWARD, "models/held-out")
-    loop.advance(judged.pk)
-    assert fresh(judged).stage == "reward"
-    end(latest(judged, "reward"), GOOD_REWARD, "models/reward")
-    loop.advance(judged.pk)
+@pytest.mark.parametrize("held_out_first", [True, False])
+def test_the_round_waits_for_both_reward_models_whichever_ends_first(judged, held_out_first):
+    for held_out in (held_out_first, not held_out_first):
+        assert fresh(judged).stage == "reward"
+        run = latest(judged, "reward", held_out=held_out)
+        end(run, GOOD_REWARD, "models/held-out" if held_out else "models/reward")
+        loop.advance(judged.pk)
     round = fresh(judged)
     assert round.stage == "policy"
     assert round.reward.location == "models/reward"
