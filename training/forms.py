@@ -279,7 +279,7 @@ def check_overrides(method: str, settings: Any) -> None:
     placeholders = {
         name: name
         for name in choices.NOT_SETTINGS & set(model.model_fields)
-        if name not in ("rewards", "replay_data", "replay_share")
+        if name not in ("rewards", "replay_data", "replay_prompts", "replay_share")
     }
     try:
         model.model_validate(placeholders | settings)

@@ -176,7 +176,8 @@ def test_prompts_are_walked_through_without_leaving_any_out():
         prompts="-",
         **LIMITS | PPO | {"batch_size": 6, "minibatch_size": 6, "samples_per_prompt": 2},
     )
-    walked = [prompt.text for step in range(5) for prompt in online.batch_prompts(prompts, step, config)]
+    source = online.Prompts(prompts, [])
+    walked = [prompt.text for step in range(5) for prompt in online.batch_prompts(source, step, config)]
     assert walked[::2] == walked[1::2]  # two completions of each, side by side
     assert sorted(walked[:10:2]) == sorted(walked[10:20:2]) == list("abcde")  # each epoch has all
     assert walked[:10] != walked[10:20]

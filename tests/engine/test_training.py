@@ -61,7 +61,8 @@ def players_of(folder, **changes):
 
 def rollout_of(config, players, step=1):
     prompts = [PromptRecord(prompt=[{"role": "user", "content": text}]) for text in "abcdefgh"]
-    return online.collect(players, online.batch_prompts(prompts, step, config), step, config, NoWorkspace())
+    batch = online.batch_prompts(online.Prompts(prompts, []), step, config)
+    return online.collect(players, batch, step, config, NoWorkspace())
 
 
 def gradients(weights):

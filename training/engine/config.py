@@ -43,7 +43,7 @@ MODEL_FIELDS = (
     "model", "reference_model", "reward_model", "held_out_reward_model", "baseline_model", "judge_model",
     "second_judge_model", "policy_model",
 )  # fmt: skip
-FILE_FIELDS = ("train_data", "eval_data", "replay_data", "prompts", "completions")
+FILE_FIELDS = ("train_data", "eval_data", "replay_data", "prompts", "replay_prompts", "completions")
 
 
 def default_config(method: str) -> dict[str, Any]:

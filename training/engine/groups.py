@@ -14,9 +14,8 @@ from training.engine.advantages import equal_groups
 from training.engine.batches import Batch, gather_rows, row_sums, token_batches
 from training.engine.guards import check_start
 from training.engine.losses import approximate_kl
-from training.engine.online import Players, Rollout, load_players, minibatches, updates_per_iteration
+from training.engine.online import Players, Prompts, Rollout, load_players, minibatches, updates_per_iteration
 from training.engine.online_settings import Grouped
-from training.engine.records import PromptRecord
 from training.engine.tensors import token_logprobs, token_statistics
 from training.engine.updates import Updater
 from training.engine.workspace import Workspace
@@ -159,7 +158,7 @@ def _statistics(players: Players, batch: Batch, config: Grouped) -> tuple[Tensor
     return new, torch.zeros_like(new)
 
 
-def load_group_players(config: Grouped, workspace: Workspace) -> tuple[list[PromptRecord], Players]:
+def load_group_players(config: Grouped, workspace: Workspace) -> tuple[Prompts, Players]:
     """Prompts, and the networks with what changes the policy."""
     loaded = load_players(config, workspace)
     parameters, updates = loaded.policy.trained(), config.steps * updates_per_iteration(config)

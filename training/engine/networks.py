@@ -49,9 +49,9 @@ def generator(seed: int, name: str, step: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
-    """The order in which an epoch takes its rows."""
-    return torch.randperm(count, generator=generator(seed, "order", epoch)).tolist()
+def epoch_order(seed: int, epoch: int, count: int, purpose: str = "order") -> list[int]:
+    """The order in which an epoch takes its rows; `purpose` keeps the walks through several files apart."""
+    return torch.randperm(count, generator=generator(seed, purpose, epoch)).tolist()
 
 
 class LanguageHead:

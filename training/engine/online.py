@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from training.engine.advantages import next_coefficient
 from training.engine.batches import Encoder, Tokens, row_sums, token_batches
@@ -51,6 +52,20 @@ if TYPE_CHECKING:
 FINAL_COMPLETIONS = 256  # sampled to measure the policy that is saved
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """What is sampled for."""
+
+    fresh: list[PromptRecord]
+    earlier: list[PromptRecord]  # of earlier rounds: `replay_share` of each batch is taken from these
+
+    def replayed(self, prompts: Sequence[PromptRecord]) -> Tensor:
+        """(B,) bool: which of a rollout's prompts were taken from the earlier ones, B of them."""
+        # By the row and not by its text, since a prompt may stand in both files.
+        earlier = {id(prompt) for prompt in self.earlier}
+        return torch.tensor([id(prompt) in earlier for prompt in prompts])
+
+
 @dataclass(kw_only=True)
 class Players:
     """Who samples, who says what it is worth, and what changes the policy."""
@@ -84,7 +99,7 @@ Learn = Callable[[Rollout, int, float], dict[str, float]]
 
 
 def train_online(
-    config: Online, players: Players, prompts: list[PromptRecord], learn: Learn, workspace: Workspace
+    config: Online, players: Players, prompts: Prompts, learn: Learn, workspace: Workspace
 ) -> dict[str, Any]:
     """Improve a policy on a reward within a KL budget; leaves OUT/model and OUT/marked.jsonl.
 
@@ -106,6 +121,8 @@ def train_online(
                 raise
             if held_out and step % config.held_out_every_steps == 0:
                 rollout.ask(held_out)
+            if (replayed := prompts.replayed(rollout.prompts)).any():
+                rollout.metrics["replay_reward"] = float(rollout.scores[replayed].mean())
             sampled = time.monotonic()
             metrics = rollout.metrics
             if rollout.is_finite:
@@ -242,21 +259,34 @@ def _summary(rollout: Rollout, step: int) -> dict[str, Any]:
     }
 
 
-def batch_prompts(prompts: Sequence[PromptRecord], step: int, config: Online) -> list[PromptRecord]:
-    """The next prompts of an endless walk through shuffled epochs, each `samples_per_prompt` times."""
+def batch_prompts(prompts: Prompts, step: int, config: Online) -> list[PromptRecord]:
+    """The next fresh prompts, then the next earlier ones, each `samples_per_prompt` times.
+
+    After any number of steps the earlier ones are `replay_share` of all, to the nearest whole prompt.
+    """
     count = config.batch_size // config.samples_per_prompt
-    chosen: list[PromptRecord] = []
-    for cursor in range(step * count, (step + 1) * count):
+    before, after = (round(done * count * config.replay_share) for done in (step, step + 1))
+    fresh = walk(
+        prompts.fresh, range(step * count - before, (step + 1) * count - after), config.seed, "order"
+    )
+    earlier = walk(prompts.earlier, range(before, after), config.seed, "replay")
+    return [prompt for prompt in fresh + earlier for _ in range(config.samples_per_prompt)]
+
+
+def walk(prompts: Sequence[PromptRecord], places: range, seed: int, purpose: str) -> list[PromptRecord]:
+    """Some places of an endless walk through shuffled epochs."""
+    chosen = []
+    for cursor in places:
         epoch, place = divmod(cursor, len(prompts))
-        if not place or cursor == step * count:
-            order = epoch_order(config.seed, epoch, len(prompts))
-        chosen += [prompts[order[place]]] * config.samples_per_prompt
+        if not place or cursor == places.start:
+            order = epoch_order(seed, epoch, len(prompts), purpose)
+        chosen.append(prompts[order[place]])
     return chosen
 
 
 def _measure_final(
     players: Players,
-    prompts: list[PromptRecord],
+    prompts: Prompts,
     held_out: Judge | None,
     config: Online,
     workspace: Workspace,
@@ -274,7 +304,7 @@ def _measure_final(
 class Loaded:
     """What every online method loads before it adds what is its own."""
 
-    prompts: list[PromptRecord]
+    prompts: Prompts
     runtime: Runtime
     household: Household | None  # None: each network has its own copy of the base
     scorer: Scorer | None
@@ -287,7 +317,7 @@ class Loaded:
 
 def load_players(config: Online, workspace: Workspace) -> Loaded:
     """Prompts, policy, reference and rewards. Raises EngineError where they do not fit each other."""
-    prompts = read_records(config.prompts, PromptRecord, answer_check(config.rewards))
+    prompts = _read_prompts(config)
     terms = build_terms(config.rewards, config.max_completion_tokens)
     runtime = settle(config, workspace.processes)
     household, scorer = None, None
@@ -307,6 +337,14 @@ def load_players(config: Online, workspace: Workspace) -> Loaded:
     rewards.report(workspace.events)
     encoder = Encoder(policy.tokenizer, policy.end_tokens, config)
     return Loaded(prompts, runtime, household, scorer, policy, reference, rewards, encoder, rate)
+
+
+def _read_prompts(config: Online) -> Prompts:
+    check = answer_check(config.rewards)
+    fresh = read_records(config.prompts, PromptRecord, check)
+    return Prompts(
+        fresh, read_records(config.replay_prompts, PromptRecord, check) if config.replay_prompts else []
+    )
 
 
 def _load_apart(config: Online, runtime: Runtime) -> tuple[Policy, Policy]:

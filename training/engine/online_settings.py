@@ -57,6 +57,13 @@ class Online(Training):
         description="Prompts to sample for: JSON Lines with prompt as text or messages.",
         examples=["path/to/prompts.jsonl"],
     )
+    replay_prompts: str | None = Field(
+        None,
+        description="Prompts of earlier rounds, of which each batch takes `replay_share`: JSON Lines.",
+    )
+    replay_share: float = Field(
+        0.0, ge=0, lt=1, description="Share of each batch's prompts that is drawn from `replay_prompts`."
+    )
     steps: int = Field(
         60, ge=1, le=1_000_000, description="Iterations: each samples a batch, then learns from it."
     )
@@ -177,6 +184,8 @@ class Online(Training):
             )
         if self.held_out_reward_model is not None and self.held_out_reward_model == self.reward_model:
             raise ValueError("held_out_reward_model: must be another model than reward_model")
+        if (self.replay_prompts is None) != (self.replay_share == 0):
+            raise ValueError("replay_share: goes with replay_prompts; give both, or neither")
         if self.batch_size % self.samples_per_prompt:
             raise ValueError("batch_size: must be a multiple of samples_per_prompt")
         if self.minibatch_size > self.batch_size:

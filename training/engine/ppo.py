@@ -25,6 +25,7 @@ from training.engine.networks import (
 )
 from training.engine.online import (
     Players,
+    Prompts,
     Rollout,
     load_players,
     minibatches,
@@ -185,7 +186,7 @@ def foresee(critic: Scorer, rollout: Rollout, config: Ppo) -> Tensor:
     return critic.runtime.processes.add_up(values)
 
 
-def load_ppo_players(config: Ppo, workspace: Workspace) -> tuple[list[Any], PpoPlayers]:
+def load_ppo_players(config: Ppo, workspace: Workspace) -> tuple[Prompts, PpoPlayers]:
     """Prompts, and the networks with what changes two of them."""
     loaded = load_players(config, workspace)
     # The critic starts from the reward model, which knows what is worth something; it reads the policy's ids.

@@ -183,7 +183,7 @@ def _replayed(config: Reward) -> int:
 
 @lru_cache(maxsize=2)
 def _replay_order(seed: int, turn: int, count: int) -> list[int]:
-    return torch.randperm(count, generator=generator(seed, "replay", turn)).tolist()
+    return epoch_order(seed, turn, count, "replay")
 
 
 def _train(
