@@ -147,13 +147,14 @@ class Engine:
     def weights(self, out):
         return (self.folder / out / "model" / "model.safetensors").read_bytes()
 
-    def start(self, method, out, **values):
-        """Fork a run; returns its process id."""
+    def start(self, method, out, first=lambda: None, **values):
+        """Fork a run, which calls `first` before it begins; returns its process id."""
         config = self.config(**values)
         child = os.fork()
         if not child:
             code = 1
             try:
+                first()
                 code = main([method, config, str(self.folder / out)])
             finally:
                 os._exit(code)

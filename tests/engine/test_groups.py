@@ -3,17 +3,14 @@
 import dataclasses
 import itertools
 import math
-import random
-import signal
 import tempfile
-import time
 from functools import partial
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.engine.conftest import LIMITS, TOY, end, policy_of
+from tests.engine.conftest import LIMITS, TOY, policy_of
 from tests.engine.test_training import NoWorkspace, gradients, rollout_of, share_of_a
 from training.engine import groups, grpo, rloo
 from training.engine.advantages import equal_groups, group_advantages, leave_one_out_advantages
@@ -532,36 +529,6 @@ def test_on_a_gpu_they_learn_as_on_a_cpu(engine, llama, prompts, method):
     assert engine.run(method, "out", model=llama, prompts=prompts, **settings) == 0
     rewards = [event["metrics"]["reward"] for event in engine.events("out", "metrics")]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.5
-
-
-# Killed and continued
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_killed_at_any_time_a_run_ends_with_the_same_weights(engine, llama, prompts, method):
-    settings = GROUPED | {"model": llama, "prompts": prompts, "steps": 8, "checkpoint_every_steps": 2}
-    assert engine.run(method, "whole", **settings) == 0
-    kills, moments = 0, random.Random(method)
-    for step in (1, 3, 5):  # By steps, since a loaded machine changes how long a run takes.
-        child = engine.start(method, "killed", **settings)
-        engine.wait_for_step("killed", step)
-        time.sleep(moments.uniform(0.0, 0.2))
-        kills += end(child) == -signal.SIGKILL
-    assert kills
-    assert engine.run(method, "killed", **settings) == 0
-    assert engine.weights("killed") == engine.weights("whole")
-    assert engine.result("killed") == engine.result("whole")
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_asked_to_stop_a_run_continues_from_there(engine, llama, prompts, method):
-    settings = GROUPED | {"model": llama, "prompts": prompts, "steps": 12, "checkpoint_every_steps": 1000}
-    assert engine.run(method, "whole", **settings) == 0
-    child = engine.start(method, "stopped", **settings)
-    engine.wait_for_step("stopped", 2)
-    assert end(child, signal.SIGTERM) == 143
-    assert engine.run(method, "stopped", **settings) == 0
-    assert engine.weights("stopped") == engine.weights("whole")
 
 
 # Settings

@@ -1,18 +1,17 @@
 """Runs that are killed, stopped, or find damage end with the weights of a run that never was."""
 
 import json
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.engine.conftest import end, write_rows
-from tests.engine.test_training import PPO, REWARD, taste
+from tests.engine.conftest import end
+from tests.engine.kills import METHODS, assert_same_end, kill_after_steps, short_run
+from tests.engine.test_training import PPO
 from training.engine.checkpoints import Checkpoints
 from training.engine.config import Generate
 from training.engine.events import EventLog
@@ -22,34 +21,19 @@ from training.engine.workspace import Workspace
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(params=["sft", "reward", "ppo"])
-def case(request, llama, tmp_path, prompts):
+@pytest.fixture(params=METHODS)
+def case(request, llama, tmp_path):
     """A method with settings of a run of a second or two."""
-    if request.param == "ppo":
-        return "ppo", PPO | {"model": llama, "prompts": prompts, "steps": 8, "checkpoint_every_steps": 2}
-    data = write_rows(tmp_path / "train.jsonl", taste(48))
-    if request.param == "reward":
-        return "reward", REWARD | {"model": llama, "train_data": data, "checkpoint_every_steps": 2}
-    rows = [{"prompt": text, "completion": f"{text} a"} for text in "abcdefgh"] * 6
-    settings = {"epochs": 4, "batch_size": 4, "checkpoint_every_steps": 5, "log_every_steps": 1}
-    return "sft", settings | {"model": llama, "train_data": write_rows(tmp_path / "demos.jsonl", rows)}
+    epochs = 2 if request.param in ("ppo", "grpo", "rloo") else 6
+    return request.param, short_run(request.param, llama, tmp_path, epochs)
 
 
 def test_killed_at_any_time_a_run_ends_with_the_same_weights(engine, case):
     method, settings = case
-    began = time.monotonic()
     assert engine.run(method, "whole", **settings) == 0
-    seconds = time.monotonic() - began
-    kills, moments = 0, random.Random(method)
-    for _ in range(4):
-        child = engine.start(method, "killed", **settings)
-        time.sleep(moments.uniform(0.1, 0.9) * seconds)
-        kills += end(child) == -signal.SIGKILL
-    assert kills
+    kill_after_steps(engine, method, settings, "killed", (1, 3, 5))
     assert engine.run(method, "killed", **settings) == 0
-    assert engine.weights("killed") == engine.weights("whole")
-    results = [engine.result("killed"), engine.result("whole")]
-    assert results[0] == results[1]
+    assert_same_end(engine, "killed", "whole")
 
 
 def test_asked_to_stop_a_run_saves_and_continues_from_there(engine, case):
@@ -63,7 +47,7 @@ def test_asked_to_stop_a_run_saves_and_continues_from_there(engine, case):
     saved = [folder.name for folder in (engine.folder / "stopped" / "checkpoints").iterdir()]
     assert len(saved) == 1 and saved[0] >= "step-00000002"
     assert engine.run(method, "stopped", **settings) == 0
-    assert engine.weights("stopped") == engine.weights("whole")
+    assert_same_end(engine, "stopped", "whole")
 
 
 def test_the_program_itself_stops_with_143_and_continues(engine, llama, prompts):
