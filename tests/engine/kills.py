@@ -1,4 +1,4 @@
-"""Runs that end by SIGKILL, as those of a machine that loses its power: after a step, or at a chosen call."""
+"""Runs to which something happens, such as SIGKILL: a moment after a step, or at a chosen call."""
 
 import importlib
 import os
@@ -48,7 +48,7 @@ def assert_same_end(engine, out, whole):
 
 
 @dataclass(frozen=True)
-class KillPoint:
+class Point:
     """A call of a function: the n-th that `which` is true of, once a step has been logged."""
 
     place: str  # module:name, or module:Class.name
@@ -57,8 +57,8 @@ class KillPoint:
     when: str = "before"  # "before" it works, "after" that, or "torn": when half of its file is there
     which: Callable[..., bool] = lambda *args, **kwargs: True
 
-    def arm(self) -> None:
-        """Have the present process end there; it must be a child of ours."""
+    def arm(self, happen: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> None:
+        """Have this happen there in the present process, which must be a child of ours."""
         module, names = self.place.split(":")
         owner: Any = importlib.import_module(module)
         *path, name = names.split(".")
@@ -71,25 +71,33 @@ class KillPoint:
             log(events, step, metrics)
             logged = step
 
-        def killing(*args: Any, **kwargs: Any) -> Any:
+        def struck(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
-            calls += logged >= self.step and self.which(*args, **kwargs)
-            is_last = calls == self.call
-            if is_last and self.when == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
+            counts = logged >= self.step and self.which(*args, **kwargs)
+            calls += counts
+            is_it = counts and calls == self.call
+            if is_it and self.when == "before":
+                happen()
             result = function(*args, **kwargs)
-            if is_last and self.when == "torn":
-                file = next(Path(arg) for arg in args if isinstance(arg, str | Path))
-                os.truncate(file, file.stat().st_size // 2)
-            if is_last:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if is_it and self.when == "torn":
+                file = next(arg.name if hasattr(arg, "fileno") else arg for arg in reversed(args))
+                os.truncate(file, Path(file).stat().st_size // 2)
+            if is_it and self.when != "before":
+                happen()
             return result
 
         EventLog.metrics = noting
-        setattr(owner, name, killing)
+        setattr(owner, name, struck)
 
 
 def kill_at(engine, point, method, settings, out):
     """Run until the point; it must be reached."""
     child = engine.start(method, out, first=point.arm, **settings)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def about(name):
+    """Whether a call is about a file or folder of that name."""
+    return lambda *given, **options: any(
+        isinstance(one, str | Path) and Path(one).name == name for one in given
+    )

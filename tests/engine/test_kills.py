@@ -1,60 +1,50 @@
 """Killed in any phase, a run goes on from its last whole checkpoint and ends with the weights of one that never was."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.engine.kills import KillPoint, assert_same_end, kill_at, short_run
-
-
-def about(name):
-    """Whether a call is about a file or folder of that name."""
-    return lambda *given, **options: any(
-        isinstance(one, str | Path) and Path(one).name == name for one in given
-    )
-
+from tests.engine.kills import Point, about, assert_same_end, kill_at, short_run
 
 # Runs save after every second step. By phase: the point, and the step that the next run logs first, or 0 where
 # none is left to take.
 SAVING = {
-    "weights half written": (KillPoint("training.engine.checkpoints:save_file", 4, when="torn"), 3),
-    "optimiser half written": (KillPoint("torch:save", 4, when="torn"), 3),
-    "no manifest": (KillPoint("training.engine.checkpoints:write_atomically", 4), 3),
-    "not renamed": (KillPoint("os:replace", 4, which=about("step-00000004")), 3),
-    "renamed": (KillPoint("os:replace", 6, when="after", which=about("step-00000006")), 0),
-    "old one not removed": (KillPoint("shutil:rmtree", 6, which=about("step-00000002")), 0),
+    "weights half written": (Point("training.engine.checkpoints:save_file", 4, when="torn"), 3),
+    "optimiser half written": (Point("torch:save", 4, when="torn"), 3),
+    "no manifest": (Point("training.engine.checkpoints:write_atomically", 4), 3),
+    "not renamed": (Point("os:replace", 4, which=about("step-00000004")), 3),
+    "renamed": (Point("os:replace", 6, when="after", which=about("step-00000006")), 0),
+    "old one not removed": (Point("shutil:rmtree", 6, which=about("step-00000002")), 0),
 }
 UPDATE = {
-    "in a backward pass": (KillPoint("torch:Tensor.backward", 5), 5),
-    "after an optimiser step": (KillPoint("training.engine.updates:Updater.step", 5, when="after"), 5),
+    "in a backward pass": (Point("torch:Tensor.backward", 5), 5),
+    "after an optimiser step": (Point("training.engine.updates:Updater.step", 5, when="after"), 5),
 }
 ROLLOUT = {
-    "while models load": (KillPoint("training.engine.online:load_policy", 0, call=2), 1),
-    "while sampling": (KillPoint("training.engine.generation:_choose", 5, call=5), 5),
-    "sampled": (KillPoint("training.engine.online:sample", 5, when="after"), 5),
-    "half looked at": (KillPoint("training.engine.online:exact_kl", 5, call=2), 5),
+    "while models load": (Point("training.engine.online:load_policy", 0, call=2), 1),
+    "while sampling": (Point("training.engine.generation:_choose", 5, call=5), 5),
+    "sampled": (Point("training.engine.online:sample", 5, when="after"), 5),
+    "half looked at": (Point("training.engine.online:exact_kl", 5, call=2), 5),
 }
 FINAL = {
-    "final measurement": (KillPoint("training.engine.online:_measure_final", 6), 0),
-    "in the final measurement": (KillPoint("training.engine.generation:_choose", 6, call=3), 0),
-    "measured": (KillPoint("training.engine.online:_measure_final", 6, when="after"), 0),
-    "model saved, marks not": (KillPoint("training.engine.online_state:OnlineState.write_marked", 6), 0),
+    "final measurement": (Point("training.engine.online:_measure_final", 6), 0),
+    "in the final measurement": (Point("training.engine.generation:_choose", 6, call=3), 0),
+    "measured": (Point("training.engine.online:_measure_final", 6, when="after"), 0),
+    "model saved, marks not": (Point("training.engine.online_state:OnlineState.write_marked", 6), 0),
 }
 NORMALISING = {
-    "normalising": (KillPoint("training.engine.reward_model:_normalize", 6), 0),
-    "while sampling to normalise": (KillPoint("training.engine.generation:_choose", 6, call=3), 0),
-    "normalised": (KillPoint("training.engine.reward_model:_normalize", 6, when="after"), 0),
+    "normalising": (Point("training.engine.reward_model:_normalize", 6), 0),
+    "while sampling to normalise": (Point("training.engine.generation:_choose", 6, call=3), 0),
+    "normalised": (Point("training.engine.reward_model:_normalize", 6, when="after"), 0),
 }
 WRITING_THE_MODEL = {
-    "model half written": (KillPoint("transformers:PreTrainedModel.save_pretrained", 6, when="after"), 0),
-    "model not renamed": (KillPoint("pathlib:Path.rename", 6), 0),
+    "model half written": (Point("transformers:PreTrainedModel.save_pretrained", 6, when="after"), 0),
+    "model not renamed": (Point("os:replace", 6, which=about("model")), 0),
     "result not written": (
-        KillPoint("training.engine.workspace:write_atomically", 6, which=about("result.json")),
+        Point("training.engine.workspace:write_atomically", 6, which=about("result.json")),
         0,
     ),
 }
 REFERENCE = {
-    "reference half heard": (KillPoint("training.engine.reference_pairs:token_logprobs", 0, call=2), 1),
+    "reference half heard": (Point("training.engine.reference_pairs:token_logprobs", 0, call=2), 1),
 }
 EVERY_PHASE = ROLLOUT | UPDATE | SAVING | FINAL | WRITING_THE_MODEL
 PHASES = {

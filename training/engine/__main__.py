@@ -1,7 +1,7 @@
 """python -m training.engine METHOD CONFIG.json OUT/
 
-Exit codes: 0 done, 2 bad config or data, 3 stopped by a guard, 143 stopped on request (the same command
-continues).
+Exit codes: 0 done, 2 bad config or data, or a disk that takes no more, 3 stopped by a guard, 143 stopped on
+request (the same command continues).
 """
 
 import argparse
@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from training.engine.config import (
@@ -99,7 +100,8 @@ def _work(method: str, config: Settings, workspace: Workspace) -> dict[str, Any]
         importlib.import_module("training.engine.preflight").check_inputs(config)
         result = getattr(importlib.import_module(module), function)(config, workspace)
     except EngineError as error:
-        workspace.events.message("error", str(error))
+        with suppress(EngineError):  # Perhaps it is the disk of the events that is full.
+            workspace.events.message("error", str(error))
         raise
     workspace.finish(result)
     return result

@@ -21,7 +21,7 @@ from training.engine.config import EngineError
 from training.engine.events import EventLog
 from training.engine.fsdp import like, whole
 from training.engine.processes import ALONE, Processes
-from training.engine.workspace import sync_folder, write_atomically
+from training.engine.workspace import write_atomically, written_aside
 
 KEPT = 2  # the last one, and the one before should that turn out torn
 
@@ -52,23 +52,16 @@ class Checkpoints:
         self._check_same(step, tensors)
         if not self._processes.is_first:
             return
-        target = self.folder / f"step-{step:08d}"
-        aside = self.folder / f".step-{step:08d}.tmp"
-        try:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
+        with written_aside(self.folder / f"step-{step:08d}") as aside:
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(plain, aside / "tensors.safetensors")
-            torch.save(state, aside / "state.pt")
+            with open(
+                aside / "state.pt", "wb"
+            ) as file:  # Given a path, torch would not say what the disk said.
+                torch.save(state, file)
             names = ("tensors.safetensors", "state.pt")
             manifest = {name: _fingerprint(aside / name, flush=True) for name in names}
             write_atomically(aside / "manifest.json", json.dumps({"step": step, "files": manifest}).encode())
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(aside, target)
-            sync_folder(self.folder)
-        except OSError as error:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise EngineError(f"{target}: the checkpoint cannot be written ({error})") from error
         for old in self._folders()[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""What a run says while it runs: events.jsonl, one JSON object a line. Standard library only."""
+"""What a run says while it runs: events.jsonl, one JSON object a line. No torch."""
 
 import json
 import math
@@ -7,13 +7,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+from training.engine.settings import EngineError
+
 
 class EventLog:
-    """Appends events to a file; each line is written whole, at once."""
+    """Appends events to a file; each line is written whole, at once. Raises EngineError when the disk refuses."""
 
     def __init__(self, path: Path) -> None:
-        _drop_torn_line(path)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._path = path
+        try:
+            _drop_torn_line(path)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise EngineError(f"{path}: cannot be written ({error})") from error
         self._phase = ""
         self._phase_began = (0.0, 0)
 
@@ -46,7 +52,12 @@ class EventLog:
 
     def _write(self, kind: str, **values: Any) -> None:
         line = json.dumps({"time": time.time(), "kind": kind, **values}, allow_nan=False, ensure_ascii=False)
-        os.write(self._file, line.encode() + b"\n")
+        left = line.encode() + b"\n"
+        try:
+            while left:  # A disk that is nearly full takes a part, and says so at the next attempt.
+                left = left[os.write(self._file, left) :]
+        except OSError as error:
+            raise EngineError(f"{self._path}: cannot be written ({error})") from error
 
 
 def _drop_torn_line(path: Path) -> None:

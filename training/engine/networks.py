@@ -29,6 +29,7 @@ from training.engine.config import EngineError, Settings, Training
 from training.engine.ensemble import EnsembleHead
 from training.engine.runtime import Runtime
 from training.engine.tensors import log_distribution
+from training.engine.workspace import written_aside
 
 if TYPE_CHECKING:  # PEFT takes its time to load, and only adapters need it.
     from training.engine.adapters import Adapter, HeadOnBase
@@ -406,24 +407,19 @@ def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase)
 def save_model(
     network: Policy | Scorer, folder: Path, add: Callable[[Path], None] = lambda folder: None
 ) -> None:
-    """An ordinary Hugging Face folder, put in place whole, with an ensemble's members and what `add` writes."""
+    """An ordinary Hugging Face folder, put in place whole, with an ensemble's members and what `add` writes.
+
+    Raises EngineError when the disk refuses.
+    """
     if not network.runtime.processes.is_first:
         return
-    import shutil
-
-    from training.engine.workspace import sync_folder
-
-    aside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    network.model.save_pretrained(aside, safe_serialization=True)
-    network.tokenizer.save_pretrained(aside)
-    add(aside)
-    if ensemble := getattr(network, "ensemble", None):
-        values = {name: value.cpu().contiguous() for name, value in ensemble.state_dict().items()}
-        save_file(values, aside / ENSEMBLE_FILE)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-    sync_folder(folder.parent)
+    with written_aside(folder) as aside:
+        network.model.save_pretrained(aside, safe_serialization=True)
+        network.tokenizer.save_pretrained(aside)
+        add(aside)
+        if ensemble := getattr(network, "ensemble", None):
+            values = {name: value.cpu().contiguous() for name, value in ensemble.state_dict().items()}
+            save_file(values, aside / ENSEMBLE_FILE)
 
 
 def _check_head(policy: Policy, source: str) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class EngineError(Exception):
-    """A config or data file that cannot be used: one sentence that names the place. Exit code 2."""
+    """A config, data file or disk that cannot be used: one sentence that names the place. Exit code 2."""
 
 
 class Settings(BaseModel):

@@ -4,11 +4,16 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from safetensors import SafetensorError
 
 from training.engine.config import EngineError, Settings
 from training.engine.events import EventLog
@@ -108,14 +113,44 @@ class Workspace:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
+    """Write a file so that it is there whole or not at all, also after a power cut.
+
+    Raises EngineError when the disk refuses; what was there before stays.
+    """
     aside = path.with_name(f".{path.name}.tmp")
-    with open(aside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    sync_folder(path.parent)
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise EngineError(f"{path}: cannot be written ({error})") from error
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A folder to write into; it takes the place of `folder` once all is there.
+
+    Raises EngineError when the disk refuses; what was there before stays, and half a folder takes no room.
+    """
+    aside = folder.with_name(f".{folder.name}.tmp")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(aside, folder)
+        sync_folder(folder.parent)
+    except (OSError, SafetensorError, EngineError, RuntimeError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        # torch.save raises an error of its own while it handles the disk's, and so does write_atomically.
+        refusal = error if isinstance(error, OSError | SafetensorError) else error.__context__
+        if not isinstance(refusal, OSError | SafetensorError):
+            raise
+        raise EngineError(f"{folder}: cannot be written ({refusal})") from error
 
 
 def sync_folder(folder: Path) -> None:
