@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.engine.conftest import LIMITS, TOY, policy_of
-from tests.engine.test_training import NoWorkspace, gradients, rollout_of, share_of_a
+from tests.engine.test_training import DEAR, STAYED_NATS, NoWorkspace, gradients, rollout_of, share_of_a
 from training.engine import groups, grpo, rloo
 from training.engine.advantages import equal_groups, group_advantages, leave_one_out_advantages
 from training.engine.batches import row_sums, sums_to_go
@@ -485,7 +485,7 @@ def test_they_raise_the_share_of_a_wanted_word(engine, llama, prompts, method, s
     engine.run("generate", "after", model=str(engine.folder / "out" / "model"), **common)
     assert share_of_a(engine, "after") > share_of_a(engine, "before") + 0.3
     result = engine.result("out")
-    assert result["stopped_by"] is None and 0 < result["kl_nats"] < 30
+    assert result["stopped_by"] is None and 2 * STAYED_NATS < result["kl_nats"] < 30
     metrics = engine.events("out", "metrics")[-1]["metrics"]
     assert {"policy_loss", "clip_fraction", "approx_kl", "grad_norm", "learning_rate", "refused_updates",
             "equal_groups", "masked_share", "reward", "exact_kl"} <= metrics.keys()  # fmt: skip
@@ -505,12 +505,12 @@ def test_grpo_learns_with_its_options_too(engine, llama, prompts, options):
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.5
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("method", "options"), [("grpo", {}), ("grpo", {"kl_in_loss": True}), ("rloo", {})])
-def test_a_high_price_of_kl_keeps_the_policy_where_it_was(engine, llama, prompts, method, options):
-    dear = GROUPED | options | {"steps": 24, "kl_coefficient": 20.0, "kl_horizon": 10**9}
-    assert engine.run(method, "out", model=llama, prompts=prompts, **dear) == 0
-    assert engine.run(method, "free", model=llama, prompts=prompts, **dear | {"kl_coefficient": 0.0}) == 0
-    assert engine.result("out")["kl_nats"] < engine.result("free")["kl_nats"] / 4
+def test_a_high_price_of_kl_keeps_the_policy_where_it_was(engine, llama, prompts, method, options, seed):
+    dear = GROUPED | options | DEAR
+    assert engine.run(method, "out", model=llama, prompts=prompts, seed=seed, **dear) == 0
+    assert engine.result("out")["kl_nats"] < STAYED_NATS
 
 
 def test_adapters_learn_without_a_critic(engine, llama, prompts):

@@ -36,6 +36,8 @@ PPO = {
     "min_distinct_2": 0.0,
     "min_entropy": 0.0,
 }
+DEAR = {"kl_coefficient": 20.0, "kl_horizon": 10**9, "steps": 12}
+STAYED_NATS = 1.2  # 0.5 to 0.9 over methods and seeds at that price; 1.9 to 15 without any
 
 
 class NoEvents:
@@ -284,7 +286,7 @@ def test_ppo_raises_the_share_of_a_wanted_word(engine, llama, prompts, seed):
     engine.run("generate", "after", model=str(engine.folder / "out" / "model"), **common)
     assert share_of_a(engine, "after") > share_of_a(engine, "before") + 0.3
     result = engine.result("out")
-    assert result["stopped_by"] is None and 0 < result["kl_nats"] < 30
+    assert result["stopped_by"] is None and 2 * STAYED_NATS < result["kl_nats"] < 30
     metrics = engine.events("out", "metrics")[-1]["metrics"]
     assert {"reward", "kl", "exact_kl", "kl_coefficient", "entropy", "length", "eos_rate", "distinct_2",
             "repeated_share", "clip_fraction", "approx_kl", "policy_loss", "value_loss", "explained_variance",
@@ -292,12 +294,10 @@ def test_ppo_raises_the_share_of_a_wanted_word(engine, llama, prompts, seed):
     AutoModelForCausalLM.from_pretrained(engine.folder / "out" / "model")
 
 
-def test_a_high_price_of_kl_keeps_the_policy_where_it_was(engine, llama, prompts):
-    dear = PPO | {"kl_coefficient": 20.0, "kl_horizon": 10**9}
-    assert engine.run("ppo", "out", model=llama, prompts=prompts, **dear) == 0
-    free = PPO | {"kl_coefficient": 0.0}
-    assert engine.run("ppo", "free", model=llama, prompts=prompts, **free) == 0
-    assert engine.result("out")["kl_nats"] < engine.result("free")["kl_nats"] / 4
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_high_price_of_kl_keeps_the_policy_where_it_was(engine, llama, prompts, seed):
+    assert engine.run("ppo", "out", model=llama, prompts=prompts, seed=seed, **PPO | DEAR) == 0
+    assert engine.result("out")["kl_nats"] < STAYED_NATS
 
 
 def test_beyond_the_kl_budget_the_run_stops_and_keeps_a_policy_within_it(engine, llama, prompts):
