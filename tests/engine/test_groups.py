@@ -15,10 +15,11 @@ from tests.engine.test_training import DEAR, STAYED_NATS, NoWorkspace, gradients
 from training.engine import groups, grpo, rloo
 from training.engine.advantages import equal_groups, group_advantages, leave_one_out_advantages
 from training.engine.batches import row_sums, sums_to_go
-from training.engine.config import Grpo, Rloo
+from training.engine.config import Grpo, Ppo, Rloo
 from training.engine.guards import GuardStop
 from training.engine.losses import clipped_policy_loss, completion_kl_loss
 from training.engine.networks import trained_parameters
+from training.engine.online import minibatches, updates_per_iteration
 from training.engine.online_state import copied
 
 GROUPED = {
@@ -532,6 +533,18 @@ def test_on_a_gpu_they_learn_as_on_a_cpu(engine, llama, prompts, method):
 
 
 # Settings
+
+
+@pytest.mark.parametrize("method", [Ppo, Grpo, Rloo])
+@pytest.mark.parametrize("batch_size", [32, 64, 256])
+def test_the_size_of_a_batch_may_be_given_alone(method, batch_size):
+    config = method(model="-", prompts="-", rewards=[TOY], batch_size=batch_size)
+    sizes = [len(numbers) for numbers in minibatches(batch_size, 0, config)]
+    updates = batch_size if method is Rloo else min(64, batch_size)
+    assert sizes == [updates] * (config.epochs * batch_size // updates)
+    assert updates_per_iteration(config) == len(sizes)
+    given = method(**config.model_dump() | {"minibatch_size": 16})
+    assert {len(numbers) for numbers in minibatches(batch_size, 0, given)} == {16}
 
 
 @pytest.mark.parametrize("method", METHODS)

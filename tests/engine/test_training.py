@@ -1,6 +1,7 @@
 """The loops on toy worlds: they learn, they refuse what is broken, and how work is cut does not matter."""
 
 import dataclasses
+import itertools
 import json
 import tempfile
 
@@ -12,12 +13,14 @@ from tests.engine.conftest import LIMITS, TOY, policy_of, scorer_of, write_rows
 from training.engine import online, ppo, sft
 from training.engine.batches import Tokens, make_batch
 from training.engine.config import Ppo, Reward, Sft
+from training.engine.course import MAX_REFUSED
 from training.engine.guards import GuardStop, check_rollout, check_start, text_metrics
 from training.engine.networks import trained_parameters
 from training.engine.preferences import Judgment, Preference
 from training.engine.processes import ALONE
 from training.engine.records import PromptRecord
 from training.engine.reward_model import update
+from training.engine.tensors import token_logprobs
 from training.engine.updates import Updater
 
 PPO = {
@@ -213,6 +216,25 @@ def test_a_gradient_that_is_not_finite_changes_nothing(llama):
     assert players.policy_updater.refused == 1 and players.policy_updater.done == 0
     assert all(torch.equal(before[name], weight) for name, weight in weights.items())
     assert all(weight.grad is None for weight in weights.values())
+
+
+@pytest.mark.parametrize(("broken", "code"), [(MAX_REFUSED, 0), (MAX_REFUSED + 1, 2)])
+def test_ten_refused_updates_are_borne_and_one_more_ends_the_run(
+    engine, llama, tmp_path, monkeypatch, capsys, broken, code
+):
+    calls = itertools.count(1)
+
+    def sometimes_nan(*given):
+        return token_logprobs(*given) * (float("nan") if next(calls) <= broken else 1.0)
+
+    monkeypatch.setattr("training.engine.sft.token_logprobs", sometimes_nan)
+    data = write_rows(tmp_path / "train.jsonl", [{"prompt": text, "completion": "a"} for text in "abcdefgh"])
+    settings = {"epochs": 8, "batch_size": 4, "log_every_steps": 1}
+    assert engine.run("sft", "out", model=llama, train_data=data, **settings) == code
+    steps = [event["step"] for event in engine.events("out", "metrics")]
+    assert steps == list(range(1, 17 if code == 0 else 11))
+    said = capsys.readouterr().err
+    assert said == "" if code == 0 else said.startswith("the gradients are not finite: lower learning_rate")
 
 
 def test_nan_in_a_score_does_not_move_the_policy(llama):

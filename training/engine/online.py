@@ -239,8 +239,8 @@ def minibatches(count: int, step: int, config: Online) -> Iterator[list[int]]:
     for epoch in range(config.epochs):
         random = generator(config.seed, f"minibatches {step}", epoch)
         order = torch.randperm(count, generator=random).tolist()
-        for begin in range(0, count, config.minibatch_size):
-            yield order[begin : begin + config.minibatch_size]
+        for begin in range(0, count, config.update_size):
+            yield order[begin : begin + config.update_size]
 
 
 def _summary(rollout: Rollout, step: int) -> dict[str, Any]:
@@ -362,4 +362,4 @@ def _load_apart(config: Online, runtime: Runtime) -> tuple[Policy, Policy]:
 
 def updates_per_iteration(config: Online) -> int:
     """Optimiser updates of one iteration."""
-    return config.epochs * math.ceil(config.batch_size / config.minibatch_size)
+    return config.epochs * math.ceil(config.batch_size / config.update_size)

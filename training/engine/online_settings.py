@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from training.engine.reward_settings import AnyRewardTerm, LengthReward, term_names
 from training.engine.settings import Training
 
+MINIBATCH_SIZE = 64  # where nothing is said, and the batch has as many
+
 
 class Online(Training):
     """What every method that learns from its own samples is told."""
@@ -69,8 +71,11 @@ class Online(Training):
     )
     batch_size: int = Field(128, ge=2, description="Completions sampled per iteration.")
     samples_per_prompt: int = Field(1, ge=1, le=64, description="Completions of each prompt in a batch.")
-    minibatch_size: int = Field(
-        64, ge=1, description="Completions per optimiser update; no more than the batch has."
+    minibatch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Completions per optimiser update, no more than the batch has; null: 64, or the whole batch "
+        "where that is smaller.",
     )
     epochs: int = Field(2, ge=1, le=20, description="Times each batch is learned from.")
     temperature: float = Field(
@@ -170,6 +175,11 @@ class Online(Training):
         return 0
 
     @property
+    def update_size(self) -> int:
+        """Completions per optimiser update."""
+        return self.minibatch_size or min(MINIBATCH_SIZE, self.batch_size)
+
+    @property
     def update_kl_limit(self) -> float:
         """Nats per completion; long completions add up what each token moves."""
         return self.update_kl_limit_nats or 0.1 * self.kl_budget_nats
@@ -188,7 +198,7 @@ class Online(Training):
             raise ValueError("replay_share: goes with replay_prompts; give both, or neither")
         if self.batch_size % self.samples_per_prompt:
             raise ValueError("batch_size: must be a multiple of samples_per_prompt")
-        if self.minibatch_size > self.batch_size:
+        if self.update_size > self.batch_size:
             raise ValueError("minibatch_size: may not be greater than batch_size")
         if self.kl_target > self.kl_budget_nats:
             raise ValueError("kl_target_nats: may not be greater than kl_budget_nats")
@@ -292,9 +302,16 @@ class Rloo(Grouped):
         le=64,
         description="Completions of each prompt in a batch, which are held against each other.",
     )
-    minibatch_size: int = Field(
-        128, ge=1, description="Completions per optimiser update; no more than the batch has."
+    minibatch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Completions per optimiser update, no more than the batch has; null: the whole batch.",
     )
     whiten_advantages: bool = Field(
         False, description="Whether advantages are brought to mean 0 and deviation 1 over the batch."
     )
+
+    @property
+    def update_size(self) -> int:
+        """The whole batch where nothing is said: then the ratio is 1, and the gradient REINFORCE's."""
+        return self.minibatch_size or self.batch_size
