@@ -116,6 +116,17 @@ def test_another_config_may_not_continue_a_run(engine, llama, prompts, capsys):
     assert "holds a run with another config (seed)" in capsys.readouterr().err
 
 
+def test_a_run_that_began_before_a_setting_was_there_goes_on(engine, llama, prompts):
+    settings = PPO | {"model": llama, "prompts": prompts, "steps": 2}
+    assert engine.run("ppo", "out", **settings) == 0
+    path = engine.folder / "out" / "config.json"
+    older = json.loads(path.read_text())
+    del older["replay_share"], older["held_out_every_steps"], older["seed"]
+    path.write_text(json.dumps(older))
+    assert engine.run("ppo", "out", **settings) == 0
+    assert engine.run("ppo", "out", **settings | {"seed": 1}) == 2
+
+
 def test_two_engines_never_write_one_folder(engine, llama, tmp_path):
     config = Generate(model=llama, prompts="-")
     first = Workspace(tmp_path / "out")

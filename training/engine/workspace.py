@@ -104,7 +104,10 @@ class Workspace:
         path = self.folder / "config.json"
         values = config.model_dump(mode="json")
         if path.exists():
-            before = json.loads(path.read_text())
+            fields = type(config).model_fields.items()
+            defaults = {name: field.default for name, field in fields if not field.is_required()}
+            # What the engine could not be told when the run began stood at its default.
+            before = json.loads(json.dumps(defaults)) | json.loads(path.read_text())
             names = sorted(name for name in {*before, *values} if before.get(name) != values.get(name))
             if names:
                 raise EngineError(f"{self.folder}: holds a run with another config ({', '.join(names)})")
