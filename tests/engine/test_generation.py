@@ -126,17 +126,21 @@ def test_the_sampled_kl_is_that_of_an_enumeration_and_steadier_than_the_log_rati
         batch = make_batch(rows, cpu)
         return row_sums(token_logprobs(model.head, model.hidden(batch), batch.targets, 1.0), batch.lengths)
 
+    def kl_of(rows):
+        batch = make_batch(rows, cpu)
+        per_token = exact_kl(policy.head, policy.hidden(batch), reference.head, reference.hidden(batch), 1.0)
+        return row_sums(per_token, batch.lengths)
+
     with torch.no_grad():
         rows = [Tokens(prompt, completion) for completion in every_completion(3, 12)]
         logs = under(policy, rows)
         assert float(logs.exp().sum()) == pytest.approx(1.0, abs=1e-4)
         truth = float((logs.exp() * (logs - under(reference, rows))).sum())
+        assert float((logs.exp() * kl_of(rows)).sum()) == pytest.approx(truth, abs=1e-4)
         drawn = draw(policy, Sampling(3, samples_per_prompt=3000), [prompt], 10**6)
         rows = [Tokens(prompt, one.tokens) for one in drawn]
-        batch = make_batch(rows, cpu)
-        per_token = exact_kl(policy.head, policy.hidden(batch), reference.head, reference.hidden(batch), 1.0)
-        exact = row_sums(per_token, batch.lengths)
+        exact = kl_of(rows)
         ratio = under(policy, rows) - under(reference, rows)
-    assert (per_token >= 0).all()
+    assert (exact >= 0).all()
     assert abs(float(exact.mean()) - truth) < 4 * float(exact.std()) / math.sqrt(3000)
     assert exact.var() < ratio.var()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.engine.conftest import LIMITS, TOY, policy_of, scorer_of, write_rows
+from tests.engine.conftest import LIMITS, PROMPTS, TOY, policy_of, scorer_of, write_rows
 from training.engine import online, ppo, sft
 from training.engine.batches import Tokens, make_batch
 from training.engine.config import Ppo, Reward, Sft
@@ -65,7 +65,7 @@ def players_of(folder, **changes):
 
 
 def rollout_of(config, players, step=1):
-    prompts = [PromptRecord(prompt=[{"role": "user", "content": text}]) for text in "abcdefgh"]
+    prompts = [PromptRecord(prompt=[{"role": "user", "content": text}]) for text in PROMPTS]
     batch = online.batch_prompts(online.Prompts(prompts, []), step, config)
     return online.collect(players, batch, step, config, NoWorkspace())
 
