@@ -55,10 +55,8 @@ class Checkpoints:
         with written_aside(self.folder / f"step-{step:08d}") as aside:
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(plain, aside / "tensors.safetensors")
-            with open(
-                aside / "state.pt", "wb"
-            ) as file:  # Given a path, torch would not say what the disk said.
-                torch.save(state, file)
+            with open(aside / "state.pt", "wb") as file:
+                torch.save(state, file)  # Given a path, it would not say what the disk said.
             names = ("tensors.safetensors", "state.pt")
             manifest = {name: _fingerprint(aside / name, flush=True) for name in names}
             write_atomically(aside / "manifest.json", json.dumps({"step": step, "files": manifest}).encode())

@@ -82,8 +82,11 @@ class Workspace:
 
     def should_stop(self) -> bool:
         """Whether somebody has asked this process or another one; all processes must ask at the same place."""
-        self.stopping = self.processes.any(self.stopping)
-        return self.stopping
+        stops = self.processes.any(self.stopping)
+        self.stopping = (
+            self.stopping or stops
+        )  # The wish may have come while this process waited for the others.
+        return stops
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True
