@@ -528,7 +528,7 @@ def test_terms_are_weighted_added_and_logged_each_on_its_own(llama):
 
 def test_the_learned_model_counts_by_its_weight_less_its_spread(llama):
     class Judges:
-        tokenizer, end_tokens, model = None, [0], torch.nn.Linear(1, 1)
+        tokenizer, end_tokens, model, ensemble = None, [0], torch.nn.Linear(1, 1), object()
 
         def score_rows_with_spread(self, rows, budget):
             return torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0])
