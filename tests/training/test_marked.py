@@ -119,10 +119,13 @@ def test_pressing_twice_makes_nothing_twice(policy_run, train_prompts):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_managers_at_once_make_nothing_twice(policy_run, train_prompts):
+@pytest.mark.parametrize("pressed_before", [True, False])
+def test_two_managers_at_once_make_nothing_twice(policy_run, train_prompts, pressed_before):
+    mark(policy_run, *((prompt, f"marked {n}") for n, prompt in enumerate(train_prompts[:8])))
+    if pressed_before:
+        assert marked.put_before_annotators(policy_run).alone == 8
     for prompt in train_prompts[:8]:
         Completion.objects.add(prompt, "by the first policy", "policy-0")
-    mark(policy_run, *((prompt, f"marked {n}") for n, prompt in enumerate(train_prompts[:8])))
 
     def press(_):
         try:

@@ -16,7 +16,7 @@ from tests.training.test_loop import (
     through_the_policy_gate,
     through_the_reward_gate,
 )
-from training import loop, runs
+from training import choices, loop, runs
 from training.demo import recipe
 from training.models import LoopSettings, Metric, Promotion, Round, Run, Schedule
 
@@ -167,10 +167,12 @@ def test_the_page_shows_the_second_reward_models_figures(manager, project, promp
     assert "reward-2, which only watches, 0.74" in html
     assert "by reward-2 65%, 55% to 75%" in html
     assert "watching: 0.74 0.66 to 0.81" in html and "watching: 0.65 0.55 to 0.75" in html
-    assert "win rate by the held-out reward model" in html
+    assert "Win rate by the held-out reward model" in html
     assert "Second judge</dt><dd>reward-2" in page(manager, "run", latest(round, "evaluate").pk)
     assert "Watched by</dt><dd>reward-2" in page(manager, "run", latest(round, "ppo").pk)
     assert page(manager, "versions").count(">held out</span>") == 1
+    chosen = choices.defaults(project, "grpo")
+    assert (chosen["reward_model"], chosen["held_out_reward_model"]) == (round.reward, round.held_out_reward)
 
 
 def test_the_page_says_when_the_second_reward_model_is_not_used(
