@@ -1,6 +1,7 @@
 """Runs that are killed, stopped, or find damage end with the weights of a run that never was."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -81,7 +82,10 @@ def test_a_torn_checkpoint_is_skipped_for_the_one_before(engine, case):
     newest = sorted((engine.folder / "whole" / "checkpoints").iterdir())[-1]
     torn = newest / "tensors.safetensors"
     torn.write_bytes(torn.read_bytes()[:-100])
+    before = [event["step"] for event in engine.events("whole", "metrics")]
     assert engine.run(method, "whole", **settings) == 0
+    # Two steps back and not from the start, where every run ends alike.
+    assert [event["step"] for event in engine.events("whole", "metrics")] == before + before[-2:]
     warnings = [event["text"] for event in engine.events("whole", "message") if event["level"] == "warning"]
     assert (
         f"{newest.name} is damaged and was skipped: tensors.safetensors is not what was written" in warnings
@@ -151,6 +155,28 @@ def test_a_checkpoint_comes_back_whole_and_old_ones_go(tmp_path):
     assert loaded.step == 3 and loaded.tensors["w"].tolist() == [3.0]
     assert loaded.state["x"] == [1.5] and int(loaded.state["adam"]["t"]) == 3
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.pt", "manifest.json"])
+@pytest.mark.parametrize(
+    "damage", [lambda path: os.truncate(path, 9), lambda path: path.write_bytes(b""), Path.unlink, flip]
+)
+def test_whatever_is_damaged_the_checkpoint_before_is_used(tmp_path, name, damage):
+    checkpoints = Checkpoints(tmp_path, EventLog(tmp_path / "events.jsonl"))
+    for step in (1, 2):
+        checkpoints.save(step, {"w": torch.full((64,), float(step))}, {"x": [step]})
+    damage(checkpoints.folder / "step-00000002" / name)
+    loaded = checkpoints.load()
+    assert loaded.step == 1 and loaded.tensors["w"].tolist() == [1.0] * 64 and loaded.state == {"x": [1]}
+    assert "step-00000002 is damaged and was skipped" in (tmp_path / "events.jsonl").read_text()
+    damage(checkpoints.folder / "step-00000001" / name)
+    assert checkpoints.load() is None
 
 
 def test_half_a_line_of_events_is_dropped_before_the_next(tmp_path):
