@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -212,3 +213,10 @@ def test_what_the_engine_writes_can_be_read_back():
         '{"time": 1.0, "kind": "progress", "phase": "p", "done": 1, "total": 2, "seconds_left": null}'
     )
     assert event.total == 2
+
+
+def test_the_checklist_names_tests_that_there_are():
+    named = set(re.findall(r"`(test_\w+)", (ROOT / "docs" / "engine-checklist.md").read_text()))
+    tests = "".join(path.read_text() for path in (ROOT / "tests" / "engine").glob("test_*.py"))
+    assert len(named) > 50
+    assert not named - set(re.findall(r"^def (test_\w+)", tests, re.MULTILINE))
