@@ -19,7 +19,8 @@ from transformers import (
 
 from training.engine.__main__ import main
 from training.engine.config import Ppo, Reward
-from training.engine.networks import load_policy, load_scorer, reset_head
+from training.engine.loading import load_policy, load_scorer
+from training.engine.networks import reset_head
 from training.engine.runtime import settle
 
 torch.set_num_threads(1)  # Runs are forked here, and forks and threads do not mix.

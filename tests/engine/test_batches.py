@@ -8,7 +8,7 @@ import torch
 from tests.engine.conftest import LIMITS, make_tokenizer, policy_of, scorer_of
 from training.engine.batches import Encoder, Tokens, make_batch
 from training.engine.config import EngineError, Generate
-from training.engine.networks import end_tokens_of, load_policy, load_tokenizer
+from training.engine.loading import end_tokens_of, load_policy, load_tokenizer
 from training.engine.runtime import settle
 from training.engine.tensors import token_logprobs
 

@@ -15,7 +15,8 @@ from tests.engine.test_training import REWARD, gradients, taste
 from training.engine.batches import Encoder, Tokens
 from training.engine.config import EngineError, Reward
 from training.engine.ensemble import EnsembleHead
-from training.engine.networks import generator, load_scorer, trained_parameters
+from training.engine.loading import load_scorer
+from training.engine.networks import generator, trained_parameters
 from training.engine.preferences import (
     Judgment,
     Preference,

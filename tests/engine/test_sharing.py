@@ -10,7 +10,7 @@ from training.engine import ppo
 from training.engine.adapters import fingerprint, load_adapter
 from training.engine.batches import Tokens, make_batch
 from training.engine.config import Ppo
-from training.engine.networks import load_policy
+from training.engine.loading import load_policy
 from training.engine.runtime import settle
 from training.engine.tensors import token_logprobs
 

@@ -17,18 +17,9 @@ from training.engine.config import Dpo, EngineError
 from training.engine.course import take_course
 from training.engine.guards import GuardStop
 from training.engine.intervals import mean_interval, share_interval
+from training.engine.loading import end_tokens_of, load_policy, load_tokenizer, save_model
 from training.engine.losses import dpo_loss, ipo_loss
-from training.engine.networks import (
-    Policy,
-    add_adapters,
-    end_tokens_of,
-    epoch_order,
-    load_policy,
-    load_tokenizer,
-    merge_adapters,
-    same_tokenizer,
-    save_model,
-)
+from training.engine.networks import Policy, add_adapters, epoch_order, merge_adapters, same_tokenizer
 from training.engine.records import PreferenceRecord, read_records
 from training.engine.reference_pairs import (
     Preferences,

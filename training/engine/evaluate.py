@@ -12,14 +12,8 @@ from training.engine.config import Evaluate, Generate, Score, Settings
 from training.engine.generation import Completion, Sampling, sample
 from training.engine.guards import text_metrics
 from training.engine.intervals import mean_interval, share_interval
-from training.engine.networks import (
-    Policy,
-    Scorer,
-    generator,
-    load_policy,
-    load_scorer,
-    same_tokenizer,
-)
+from training.engine.loading import load_policy, load_scorer
+from training.engine.networks import Policy, Scorer, generator, same_tokenizer
 from training.engine.records import CompletionRecord, PromptRecord, ScoreRecord, read_records
 from training.engine.runtime import settle
 from training.engine.tensors import exact_kl

@@ -7,7 +7,8 @@ from torch import Tensor
 from training.engine.batches import Encoder, Tokens
 from training.engine.config import Settings
 from training.engine.generation import Completion
-from training.engine.networks import Policy, Scorer, load_scorer, same_tokenizer
+from training.engine.loading import load_scorer
+from training.engine.networks import Policy, Scorer, same_tokenizer
 from training.engine.records import PromptRecord
 
 

@@ -21,6 +21,7 @@ from training.engine.generation import Sampling, sample
 from training.engine.guards import GuardStop, check_rollout, check_start, text_metrics
 from training.engine.intervals import mean_interval
 from training.engine.judges import Judge, load_judge
+from training.engine.loading import load_policy, load_scorer, save_model
 from training.engine.networks import (
     Policy,
     Scorer,
@@ -29,11 +30,8 @@ from training.engine.networks import (
     epoch_order,
     generator,
     learning_rate,
-    load_policy,
-    load_scorer,
     merge_adapters,
     same_tokenizer,
-    save_model,
 )
 from training.engine.online_settings import Online
 from training.engine.online_state import OnlineState

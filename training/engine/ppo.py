@@ -14,15 +14,9 @@ from training.engine.advantages import generalized_advantages, shaped_rewards
 from training.engine.batches import Batch, gather_rows, offsets, token_batches
 from training.engine.config import Ppo
 from training.engine.guards import check_start
+from training.engine.loading import load_scorer
 from training.engine.losses import PolicyLoss, clipped_policy_loss, value_loss
-from training.engine.networks import (
-    Policy,
-    Scorer,
-    add_adapters,
-    load_scorer,
-    reset_head,
-    same_tokenizer,
-)
+from training.engine.networks import Policy, Scorer, add_adapters, reset_head, same_tokenizer
 from training.engine.online import (
     Players,
     Prompts,

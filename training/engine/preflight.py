@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from training.engine.config import FILE_FIELDS, MODEL_FIELDS, EngineError, Settings
-from training.engine.networks import check_context, context_of, end_tokens_of, load_tokenizer
+from training.engine.loading import check_context, context_of, end_tokens_of, load_tokenizer
 from training.engine.records import PromptRecord, read_records
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from training.engine.batches import Encoder, Tokens, by_token_budget, make_batch, row_sums, token_batches
 from training.engine.config import Dpo, EngineError
-from training.engine.networks import Policy, load_policy
+from training.engine.loading import load_policy
+from training.engine.networks import Policy
 from training.engine.records import PreferenceRecord
 from training.engine.runtime import Runtime
 from training.engine.tensors import token_logprobs

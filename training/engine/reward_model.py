@@ -19,16 +19,9 @@ from training.engine.ensemble import EnsembleHead
 from training.engine.evaluate import encode_answers, sample_records
 from training.engine.fsdp import Spread
 from training.engine.generation import Sampling
+from training.engine.loading import load_policy, load_scorer, save_model
 from training.engine.losses import centering_loss, preference_loss
-from training.engine.networks import (
-    Scorer,
-    epoch_order,
-    generator,
-    load_policy,
-    load_scorer,
-    reset_head,
-    save_model,
-)
+from training.engine.networks import Scorer, epoch_order, generator, reset_head
 from training.engine.preferences import (
     OVERALL,
     Judgment,

@@ -15,17 +15,8 @@ from training.engine.adapters import (
     lora_settings,
 )
 from training.engine.events import EventLog
-from training.engine.networks import (
-    Policy,
-    Scorer,
-    generator,
-    load_ensemble,
-    load_policy,
-    load_tokenizer,
-    read_head,
-    same_tokenizer,
-    save_model,
-)
+from training.engine.loading import load_ensemble, load_policy, load_tokenizer, read_head, save_model
+from training.engine.networks import Policy, Scorer, generator, same_tokenizer
 from training.engine.online_settings import Online
 from training.engine.runtime import Runtime
 
