@@ -9,6 +9,7 @@ from labeling.judging import record
 from labeling.models import Comparison, Completion, DatasetVersion
 from labeling.selection import create_comparison
 from training import launch, loop, runs
+from training.forms import check_overrides
 from training.models import Generation, LoopSettings, ModelVersion, Promotion, Round, RoundComparison, Run
 
 
@@ -308,6 +309,13 @@ def test_ppo_starts_from_the_policy_in_use_and_is_held_to_the_first(judged, loop
     assert run.config["reference_model"] == loop_settings.first_policy.path
     assert run.config["kl_budget_nats"] == loop_settings.kl_budget_nats
     assert run.config["steps"] == 3, "the loop's own settings of the engine"
+
+
+def test_a_new_loop_trains_an_ensemble_until_its_manager_says_otherwise(project, tiny_policy):
+    made = loop.create_loop(project, str(tiny_policy))
+    made.refresh_from_db()
+    assert made.overrides == {"reward": {"members": 4}}
+    check_overrides("reward", made.overrides["reward"])
 
 
 def test_ppo_starts_from_the_first_policy_where_the_loop_says_so(judged, loop_settings):
