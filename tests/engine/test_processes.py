@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from tests.engine.conftest import scorer_of, write_rows
 from tests.engine.test_training import PPO, REWARD, taste
+from training.engine import checkpoints
 from training.engine.__main__ import main
 from training.engine.batches import Tokens, make_batch
 from training.engine.config import Reward
@@ -207,17 +208,94 @@ def test_a_guard_stops_all_processes_with_the_same_policy(engine, settings):
     torch.testing.assert_close(weights(engine, "two"), weights(engine, "one"), atol=2e-5, rtol=0)
 
 
-def test_processes_whose_weights_have_parted_end_instead_of_going_on(engine, settings, capfd):
-    values = settings["reward"] | {"checkpoint_every_steps": 2}
-    configs = []
-    for seed in (1, 2):
-        path = Path(engine.config(**values, seed=seed))
-        configs.append(str(path.rename(path.with_name(f"seed-{seed}.json"))))
+def test_processes_whose_weights_have_parted_end_instead_of_going_on(engine, settings, capfd, monkeypatch):
+    config = engine.config(**settings["reward"] | {"checkpoint_every_steps": 2})
+    alone = Updater.step
+
+    def work(stray):
+        def step(updater):
+            norm = alone(updater)
+            with torch.no_grad():
+                updater.parameters[0].add_(stray)
+            return norm
+
+        monkeypatch.setattr(Updater, "step", step)
+        return main(["reward", config, str(engine.folder / "out")])
+
     began = time.monotonic()
-    assert exit_codes(start_two(engine, "reward", "out", *configs)) == [2, 2]
+    assert exit_codes(fork_two(lambda: work(0.0), lambda: work(1e-6))) == [2, 2]
     assert time.monotonic() - began < 60
     assert "the processes no longer hold the same weights after 2 steps" in capfd.readouterr().err
     assert not list((engine.folder / "out" / "checkpoints").glob("step-*"))
+
+
+def test_processes_that_were_told_different_things_do_not_begin(engine, settings, tmp_path, capfd):
+    other = write_rows(tmp_path / "other.jsonl", taste(41, "efgh"))
+    for change, name in (({"seed": 2}, "config"), ({"train_data": other}, "config, train_data")):
+        configs = []
+        for number, changed in enumerate(({}, change)):
+            path = Path(engine.config(**settings["reward"] | changed))
+            configs.append(str(path.rename(path.with_name(f"told-{number}.json"))))
+        assert exit_codes(start_two(engine, "reward", f"out {name}", *configs)) == [2, 2]
+        assert f"{name}: not the same for all processes" in capfd.readouterr().err
+        assert not (engine.folder / f"out {name}" / "events.jsonl").exists()
+
+
+def test_no_process_leaves_before_the_first_has_saved(engine, settings, monkeypatch):
+    config = engine.config(**settings["ppo"] | {"steps": 40, "checkpoint_every_steps": 1000})
+    quick = checkpoints.save_file
+
+    def slow(*arguments):
+        time.sleep(1.5)
+        quick(*arguments)
+
+    monkeypatch.setattr(checkpoints, "save_file", slow)
+    children = start_two(engine, "ppo", "out", config, config)
+    engine.wait_for_step("out", 2)
+    os.kill(children[1], signal.SIGTERM)
+    assert exit_codes(children[1:]) == [143]
+    assert list((engine.folder / "out" / "checkpoints").glob("step-*"))
+    assert exit_codes(children[:1]) == [143]
+
+
+def test_all_processes_go_on_from_the_checkpoint_that_the_first_one_found(
+    engine, settings, monkeypatch, capfd
+):
+    values = settings["reward"] | {"checkpoint_every_steps": 4}
+    assert run_two(engine, "reward", "out", **values) == [0, 0]
+    (engine.folder / "out" / "result.json").unlink()
+    config = engine.config(**values)
+    whole = checkpoints._read
+
+    def work(broken):
+        def read(folder):
+            if broken and folder.name == "step-00000024":
+                raise OSError("stale file handle")
+            return whole(folder)
+
+        monkeypatch.setattr(checkpoints, "_read", read)
+        return main(["reward", config, str(engine.folder / "out")])
+
+    seen = len(engine.events("out", "metrics"))
+    # The first one cannot read the newest: all go on from the one before.
+    assert exit_codes(fork_two(lambda: work(True), lambda: work(False))) == [0, 0]
+    assert [event["step"] for event in engine.events("out", "metrics")[seen:]] == [21, 22, 23, 24]
+    # Another one cannot: nobody goes on.
+    (engine.folder / "out" / "result.json").unlink()
+    assert exit_codes(fork_two(lambda: work(False), lambda: work(True)))[1] == 2
+    assert "one process could read it, and another could not (stale file handle)" in capfd.readouterr().err
+    assert not (engine.folder / "out" / "result.json").exists()
+
+
+def test_sampling_by_two_processes_stops_on_request(engine, settings, llama, tmp_path):
+    prompts = write_rows(tmp_path / "many.jsonl", [{"prompt": "a b"}] * 64 * 200)
+    config = engine.config(model=llama, prompts=prompts)
+    children = start_two(engine, "generate", "out", config, config)
+    while not (engine.folder / "out" / "events.jsonl").exists() or not engine.events("out", "progress"):
+        time.sleep(0.01)
+    os.kill(children[0], signal.SIGTERM)
+    assert exit_codes(children) == [143, 143]
+    assert not (engine.folder / "out" / "completions.jsonl").exists()
 
 
 def test_bad_input_ends_all_processes(engine, settings, capfd):

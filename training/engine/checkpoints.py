@@ -19,7 +19,7 @@ from torch import Tensor
 
 from training.engine.config import EngineError
 from training.engine.events import EventLog
-from training.engine.fsdp import like, whole
+from training.engine.fsdp import gathered, like, whole
 from training.engine.processes import ALONE, Processes
 from training.engine.workspace import write_atomically, written_aside
 
@@ -46,15 +46,18 @@ class Checkpoints:
     def save(self, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> None:
         """Write one, then let older ones go. Raises EngineError when the disk refuses; older ones stay.
 
-        The first of several processes writes it for all, once all hold the same weights.
+        The first of several processes writes it for all, once all hold the same weights; the others wait, since a
+        launcher ends all when one of them has left.
         """
-        tensors = whole(tensors)
-        self._check_same(step, tensors)
-        if not self._processes.is_first:
-            return
-        with written_aside(self.folder / f"step-{step:08d}") as aside:
-            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(plain, aside / "tensors.safetensors")
+        plain = self._same(step, tensors)
+        state = gathered(state, self._processes.is_first)
+        if self._processes.is_first:
+            self._write(self.folder / f"step-{step:08d}", step, plain, state)
+        self._processes.gather(None)
+
+    def _write(self, folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        with written_aside(folder) as aside:
+            save_file(tensors, aside / "tensors.safetensors")
             with open(aside / "state.pt", "wb") as file:
                 torch.save(state, file)  # Given a path, it would not say what the disk said.
             names = ("tensors.safetensors", "state.pt")
@@ -64,7 +67,23 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def load(self) -> Checkpoint | None:
-        """The latest whole one, or None."""
+        """The latest whole one, or None: which one that is, the first of several processes says for all.
+
+        Raises EngineError where a process cannot read what the first one could.
+        """
+        found = self._latest() if self._processes.is_first else None
+        step = self._processes.gather(found and found.step)[0]
+        if self._processes.is_first or step is None:
+            return found
+        folder = self.folder / f"step-{step:08d}"
+        try:
+            return _read(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise EngineError(
+                f"{folder}: one process could read it, and another could not ({error})"
+            ) from error
+
+    def _latest(self) -> Checkpoint | None:
         for folder in reversed(self._folders()):
             try:
                 return _read(folder)
@@ -72,15 +91,21 @@ class Checkpoints:
                 self.events.message("warning", f"{folder.name} is damaged and was skipped: {error}")
         return None
 
-    def _check_same(self, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Processes whose weights have parted learn nothing together; better to end than to go on."""
-        if self._processes.count == 1:
-            return
-        digest = hashlib.sha256()
-        for tensor in tensors.values():
-            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy())
+    def _same(self, step: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors, in main memory, for the process that writes; nothing for the others.
+
+        Processes whose weights have parted learn nothing together; better to end than to go on.
+        """
+        kept, digest = {}, hashlib.sha256()
+        for name, tensor in tensors.items():
+            plain = whole(tensor).detach().cpu().contiguous()
+            if self._processes.count > 1:
+                digest.update(plain.flatten().view(torch.uint8).numpy())
+            if self._processes.is_first:
+                kept[name] = plain
         if len(set(self._processes.gather(digest.hexdigest()))) > 1:
             raise EngineError(f"the processes no longer hold the same weights after {step} steps")
+        return kept
 
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
@@ -99,7 +124,7 @@ def _read(folder: Path) -> Checkpoint:
     for name, expected in manifest["files"].items():
         if _fingerprint(folder / name) != expected:
             raise ValueError(f"{name} is not what was written")
-    state = torch.load(folder / "state.pt", weights_only=True)
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     return Checkpoint(manifest["step"], load_file(folder / "tensors.safetensors"), state)
 
 

@@ -17,7 +17,7 @@ from training.engine.networks import Policy, Scorer, generator, same_tokenizer
 from training.engine.records import CompletionRecord, PromptRecord, ScoreRecord, read_records
 from training.engine.runtime import settle
 from training.engine.tensors import exact_kl
-from training.engine.workspace import Workspace, write_atomically
+from training.engine.workspace import StopRequested, Workspace, write_atomically
 
 CHUNK = 64  # Prompts between two reports of progress, and between two chances to stop.
 
@@ -50,7 +50,8 @@ def score(config: Score, workspace: Workspace) -> dict[str, Any]:
     scores: list[float] = []
     spreads: list[float | None] = []
     for begin in range(0, len(rows), CHUNK):
-        workspace.check_stop()
+        if workspace.should_stop():
+            raise StopRequested
         chunk = rows[begin : begin + CHUNK]
         mean, spread = judge.score_rows_with_spread(chunk, config.micro_batch_tokens)
         scores += mean.tolist()
@@ -140,6 +141,8 @@ def sample_records(
     encoder.report(workspace.events)
     sampled: list[Completion] = []
     for number, begin in enumerate(range(0, len(ids), CHUNK)):
+        if workspace.should_stop():
+            raise StopRequested
         random = generator(config.seed, "sampling", number)
         chunk = ids[begin : begin + CHUNK]
         sampled += sample(policy, chunk, how, random, config.micro_batch_tokens, workspace.check_stop)

@@ -45,13 +45,22 @@ class Spread:
         return self._shell
 
 
-def whole(value: Any) -> Any:
-    """What all processes hold of a tensor, in one; also within dicts and lists. All processes must call it."""
-    if isinstance(value, DTensor):
-        return value.full_tensor()
+def whole(tensor: Tensor) -> Tensor:
+    """What all processes hold of it, in one. All processes must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered(value: Any, keep: bool) -> Any:
+    """Whole tensors in main memory, also within dicts and lists, or None for a process that does not keep them.
+
+    One after another, so that the device holds one whole tensor at a time. All processes must call it.
+    """
+    if isinstance(value, Tensor):
+        one = whole(value)
+        return one.detach().cpu() if keep else None
     if isinstance(value, Mapping):
-        return {name: whole(one) for name, one in value.items()}
-    return [whole(one) for one in value] if isinstance(value, list) else value
+        return {name: gathered(one, keep) for name, one in value.items()}
+    return [gathered(one, keep) for one in value] if isinstance(value, list) else value
 
 
 def like(value: Tensor, parameter: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PATIENCE = timedelta(hours=1)  # that processes wait for each other, e.g. while the first one saves
 BUCKET_ELEMENTS = 2**24  # gradients that travel at once: 64 MiB in float32
 
 
@@ -117,7 +119,7 @@ def meet(device: str) -> Processes:
 
     if device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group()  # tensors of a CPU travel by gloo, those of GPUs by NCCL
+    distributed.init_process_group(timeout=PATIENCE)  # tensors of a CPU travel by gloo, those of GPUs by NCCL
     return Processes(distributed.get_rank(), distributed.get_world_size())
 
 

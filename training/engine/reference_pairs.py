@@ -115,7 +115,7 @@ def reference_logprobs(
     """
     path = workspace.folder / "reference.safetensors"
     shapes = [(2, len(pairs)) for pairs in sets]
-    if path.exists():
+    if workspace.processes.gather(path.exists())[0]:  # as the first process sees it
         kept = [load_file(path)[str(number)] for number in range(len(sets))]
         if [tuple(tensor.shape) for tensor in kept] == shapes:
             return kept

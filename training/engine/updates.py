@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from training.engine.config import Training
-from training.engine.fsdp import clip_gradients, like, whole
+from training.engine.fsdp import clip_gradients, like
 from training.engine.processes import ALONE, Processes
 
 BETAS, EPSILON = (0.9, 0.95), 1e-5
@@ -76,8 +76,8 @@ class Updater:
         return self.rate * max(0.0, (self.steps - self.done) / max(1, self.steps - self.warmup))
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
-        return {"adam": whole(self._adam.state_dict()), "done": self.done, "refused": self.refused}
+        """For the checkpoint; what is spread over processes stays so."""
+        return {"adam": self._adam.state_dict(), "done": self.done, "refused": self.refused}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""

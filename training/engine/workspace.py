@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from training.engine.config import EngineError, Settings
+from training.engine.config import FILE_FIELDS, EngineError, Settings
 from training.engine.events import EventLog
 from training.engine.processes import ALONE, Processes
 
@@ -46,6 +47,7 @@ class Workspace:
             except OSError as error:
                 raise EngineError(f"{self.folder}: cannot be written ({error})") from error
             self._keep_config(config)
+        self._check_agreement(config)
         self.events = EventLog(self.folder / "events.jsonl" if self.processes.is_first else Path(os.devnull))
         signal.signal(signal.SIGTERM, self._ask_to_stop)
 
@@ -56,10 +58,7 @@ class Workspace:
             os.close(self._lock_file)
 
     def result(self) -> dict[str, Any] | None:
-        """The outcome of a run that has ended here, or None; all processes get what the first one reads.
-
-        The others read nothing of the folder before that, so nothing that an earlier engine is still writing.
-        """
+        """The outcome of a run that has ended here, or None; all processes get what the first one reads."""
         found = None
         if self.processes.is_first:
             with contextlib.suppress(FileNotFoundError):
@@ -87,6 +86,22 @@ class Workspace:
             self.stopping or stops
         )  # The wish may have come while this process waited for the others.
         return stops
+
+    def _check_agreement(self, config: Settings) -> None:
+        """Raise EngineError where processes were told different things: they would share rows that are not the same.
+
+        Nobody reads the folder before that, so nothing that an earlier engine is still writing.
+        """
+        if self.processes.count == 1:
+            return
+        told = {"config": hashlib.sha256(config.model_dump_json().encode()).hexdigest()}
+        for name in FILE_FIELDS:
+            if path := getattr(config, name, None):
+                with open(path, "rb") as file:
+                    told[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        all_told = self.processes.gather(told)
+        if parted := sorted({name for one in all_told for name in told if one.get(name) != told[name]}):
+            raise EngineError(f"{', '.join(parted)}: not the same for all processes")
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True
