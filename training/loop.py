@@ -160,8 +160,12 @@ def _look_soon(round: Round) -> None:
 
 
 def advance_open() -> None:
+    """Every open round; what one of them meets is not to keep the others from their turn."""
     for round_id in Round.objects.filter(outcome="").order_by("id").values_list("pk", flat=True):
-        advance(round_id)
+        try:
+            advance(round_id)
+        except Exception:
+            logger.exception("round %s could not be moved on", round_id)
 
 
 def advance(round_id: int) -> None:

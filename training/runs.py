@@ -256,14 +256,12 @@ def record(run: Run, metrics: Iterable[Metric], **progress: Any) -> bool:
 def request_stop(run: Run, user: User | None = None) -> None:
     """Ask a run to save and leave. One that nobody has taken yet is over at once."""
     now = timezone.now()
-    asked = {"stop_requested_at": now, "stop_requested_by": user}
+    # The wish first: whoever takes or gives back the run between the two statements finds it there.
+    open_ones = Run.objects.filter(pk=run.pk, status__in=[Run.Status.QUEUED, Run.Status.RUNNING])
+    open_ones.filter(stop_requested_at__isnull=True).update(stop_requested_at=now, stop_requested_by=user)
     never_ran = Run.objects.filter(pk=run.pk, status=Run.Status.QUEUED)
-    if never_ran.update(
-        status=Run.Status.STOPPED, finished_at=now, message="Stopped before it started.", **asked
-    ):
+    if never_ran.update(status=Run.Status.STOPPED, finished_at=now, message="Stopped before it started."):
         _tell_round(run.pk)
-        return
-    Run.objects.filter(pk=run.pk, status=Run.Status.RUNNING, stop_requested_at__isnull=True).update(**asked)
 
 
 # Ending

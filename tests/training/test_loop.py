@@ -3,10 +3,11 @@ import random
 import uuid
 
 import pytest
+from django.db import DatabaseError
 
 from labeling.assignment import next_for
 from labeling.judging import record
-from labeling.models import Comparison, Completion, DatasetVersion
+from labeling.models import Comparison, Completion, DatasetVersion, Project
 from labeling.selection import create_comparison
 from training import launch, loop, runs
 from training.forms import check_overrides
@@ -541,3 +542,20 @@ def test_a_cancelled_round_stops_both_reward_models(judged, alice):
     }
     loop.start_round(judged.project)
     assert Run.objects.unfinished().count() == 0
+
+
+def test_a_round_that_cannot_be_moved_on_does_not_keep_the_others_from_it(monkeypatch, collecting, caplog):
+    moved_on = []
+
+    def advance(round_id):
+        if round_id == collecting.pk:
+            raise DatabaseError("the row is damaged")
+        moved_on.append(round_id)
+
+    other = Project.objects.create(slug="other", name="Other", created_by=collecting.project.created_by)
+    loop.create_loop(other, collecting.policy.path)
+    later = loop.start_round(other)
+    monkeypatch.setattr(loop, "advance", advance)
+    loop.advance_open()
+    assert moved_on == [later.pk]
+    assert "could not be moved on" in caplog.text

@@ -162,6 +162,23 @@ def test_a_run_whose_worker_died_is_stopped_without_another(queued_run, alice):
         runs.heartbeat(first)
 
 
+def test_a_wish_to_stop_survives_a_worker_that_gives_the_run_back_meanwhile(queued_run, alice):
+    run = runs.claim(queued_run.pk)
+    given_back = []
+
+    def give_back_after_the_first_update(execute, sql, params, many, context):
+        outcome = execute(sql, params, many, context)
+        if sql.startswith("UPDATE") and not given_back:
+            given_back.append(True)
+            runs.requeue(run, "The worker went away.")
+        return outcome
+
+    with connection.execute_wrapper(give_back_after_the_first_update):
+        runs.request_stop(run, alice)
+    run.refresh_from_db()
+    assert given_back and run.status == Run.Status.STOPPED and run.stop_requested_by == alice
+
+
 def test_a_message_that_comes_twice_or_late_changes_nothing(queued_run, monkeypatch):
     from training import tasks
 
