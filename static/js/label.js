@@ -379,7 +379,9 @@ function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
   const dialog = document.querySelector("dialog[open]");
   if (dialog) return onDialogKey(event, dialog);
-  if (event.target.closest("input, textarea, select, [contenteditable]")) return;
+  // A dialog that Escape has closed keeps the focus for a moment; nobody writes in it any more.
+  const closed = event.target.closest("dialog");
+  if (!closed && event.target.closest("input, textarea, select, [contenteditable]")) return;
   const key = meaning(event);
   const ranking = current && Number(current.dataset.candidates) > 2;
   if (key === "escape" && !drawer.hidden) toggleGuidelines();
