@@ -17,8 +17,8 @@ from training.engine.config import FILE_FIELDS, METHODS, MODEL_FIELDS
 from training.models import LoopSettings, ModelVersion, Run
 
 MOST_PROMPTS = 20_000
-# Set by what is chosen, or, in the case of Python callables, by nobody over the web.
-NOT_SETTINGS = {*MODEL_FIELDS, *FILE_FIELDS, "rewards", "replay_share"}
+# Set by what is chosen.
+NOT_SETTINGS = {*MODEL_FIELDS, *FILE_FIELDS, "replay_share"}
 CHOICES = {
     "sft": ("model", "demonstrations"),
     "reward": ("model", "dataset"),
@@ -73,6 +73,7 @@ def start_run(
     for name in settings:
         if name in NOT_SETTINGS:
             raise runs.RunRefused(f"{name}: is not set here; choose versions, datasets and prompts by name")
+    check_rewards(settings.get("rewards"))
     for name in CHOICES[method]:
         if not chosen.get(name) and (method, name) not in OPTIONAL:
             raise runs.RunRefused(f"{name}: must be given")
@@ -85,6 +86,18 @@ def start_run(
         reward_model=chosen.get("reward_model"),
         dataset_version=chosen.get("dataset"),
     )
+
+
+def check_rewards(terms: Any) -> None:
+    """Raise RunRefused for a reward that is a Python function: nobody chooses over the web what code the server runs.
+
+    A term that names no kind is one too; what else is wrong with terms, the engine says.
+    """
+    for number, term in enumerate(terms if isinstance(terms, list | tuple) else []):
+        if isinstance(term, dict) and (term.get("kind", "callable") == "callable" or "path" in term):
+            raise runs.RunRefused(
+                f"rewards: term {number + 1} is a Python function, which can be given on the command line alone"
+            )
 
 
 def _paths(project: Project, chosen: Mapping[str, Any]) -> dict[str, str]:

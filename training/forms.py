@@ -85,6 +85,8 @@ class RunForm(forms.Form):
         except runs.RunRefused as reason:
             field, _, words = str(reason).partition(": ")
             place = next((name for name in (field, f"choose_{field}") if name in self.fields), None)
+            if place is None and (part := field.split(".")[0]) in self.fields:  # such as rewards.0.weight
+                place, words = part, str(reason)
             self.add_error(place, words if place else str(reason))
             return None
 
@@ -144,6 +146,8 @@ def setting_field(name: str, described: FieldInfo) -> forms.Field:
         )
     if get_origin(annotation) is tuple and get_args(annotation)[0] is str:
         return WordsField(**common | {"initial": ", ".join(default), "required": False})
+    if name == "rewards":
+        return TermsField(**common | {"initial": [], "required": False})
     if get_origin(annotation) is tuple:
         common["initial"] = ", ".join(f"{value:g}" for value in default)
         return NumbersField(**common)
@@ -165,6 +169,21 @@ class NumbersField(forms.CharField):
             return [float(word) for word in words]
         except ValueError:
             raise ValidationError("Give numbers with commas between them, such as 0.7, 1.0.") from None
+
+
+class TermsField(forms.JSONField):
+    """Terms of a reward as a JSON list, docs/rewards.md; none is as good as any."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            widget=forms.Textarea(attrs={"rows": 4, "spellcheck": "false", "class": "mono"}), **options
+        )
+
+    def clean(self, value: Any) -> list[Any]:
+        terms = super().clean(value)
+        if terms and not isinstance(terms, list):
+            raise ValidationError('Give a list of terms, such as [{"kind": "length", "weight": 0.1}].')
+        return terms or []
 
 
 class WordsField(forms.CharField):
@@ -279,8 +298,12 @@ def check_overrides(method: str, settings: Any) -> None:
     placeholders = {
         name: name
         for name in choices.NOT_SETTINGS & set(model.model_fields)
-        if name not in ("rewards", "replay_data", "replay_prompts", "replay_share")
+        if name not in ("replay_data", "replay_prompts", "replay_share")
     }
+    try:
+        choices.check_rewards(settings.get("rewards"))
+    except runs.RunRefused as reason:
+        raise ValidationError(f"{method}: {reason}") from reason
     try:
         model.model_validate(placeholders | settings)
     except InvalidConfig as error:

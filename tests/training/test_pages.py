@@ -247,7 +247,8 @@ def test_the_loops_settings_are_saved(manager, loop_settings):
         '{"ppo": {"nonsense": 1}}',
         '{"xyz": {}}',
         '["ppo"]',
-        '{"ppo": {"rewards": []}}',
+        '{"ppo": {"rewards": [{"path": "os:system"}]}}',
+        '{"ppo": {"rewards": [{"kind": "length", "weight": "much"}]}}',
         "{",
     ],
 )
@@ -347,6 +348,33 @@ def test_names_are_given_with_commas_between_them(manager, frozen, tiny_policy, 
     response = manager.post("/p/support/runs/new/reward/", values)
     assert response.status_code == 302, response.content.decode()
     assert Run.objects.get().config["criteria"] == ["helpful", "harmless"]
+
+
+def test_terms_of_the_reward_are_given_as_a_list_but_no_code_of_the_servers(
+    manager, prompts, loop_settings, tiny_reward
+):
+    values = form_values(page(manager, "run-new", "grpo"))
+    for said, complaint in (
+        ('{"kind": "length"}', "Give a list of terms"),
+        ("[", "Enter a valid JSON"),
+        ('[{"kind": "callable", "path": "os:system"}]', "term 1 is a Python function"),
+        ('[{"kind": "length", "maximum": 60}, {"path": "os:system"}]', "term 2 is a Python function"),
+        ('[{"kind": "length", "maximum": -1}]', "rewards.0.maximum: input should be"),
+    ):
+        html = manager.post("/p/support/runs/new/grpo/", values | {"rewards": said}).content.decode()
+        assert complaint in html, complaint
+    assert not Run.objects.exists()
+    said = '[{"kind": "length", "maximum": 60, "weight": 0.5}, {"kind": "repetition", "weight": 0.2}]'
+    assert manager.post("/p/support/runs/new/grpo/", values | {"rewards": said}).status_code == 302
+    terms = Run.objects.get().config["rewards"]
+    assert [(term["kind"], term["weight"]) for term in terms] == [("length", 0.5), ("repetition", 0.2)]
+
+
+def test_a_loop_may_have_terms_of_the_reward(manager, loop_settings):
+    said = {"ppo": {"rewards": [{"kind": "regex", "pattern": "(?i)thank"}]}}
+    assert manager.post("/p/support/loop/settings/", loop_form(overrides=json.dumps(said))).status_code == 302
+    loop_settings.refresh_from_db()
+    assert loop_settings.overrides == said
 
 
 def test_a_version_of_another_project_cannot_be_chosen(manager, prompts, loop_settings, tiny_policy):

@@ -35,7 +35,10 @@ class Online(Training):
         description="Times the spread of the reward model's members that is taken from their mean score.",
     )
     rewards: tuple[AnyRewardTerm, ...] = Field(
-        (), strict=False, description="Further terms of the reward, each with its kind and weight."
+        (),
+        strict=False,
+        description='Further terms of the reward, a list of objects such as {"kind": "length", "maximum": 60, "weight": 0.5}; '
+        "kinds and what each asks for: docs/rewards.md.",
     )
     share_base: bool = Field(
         True,
