@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from labeling.selection import create_comparison, same_text
 from training.engine.config import EngineError
 from training.engine.records import MarkedRecord, iterate_records
 from training.models import Generation, LoopSettings, Run
+
+logger = logging.getLogger(__name__)
 
 PRIORITY = -10  # asked before a round's own comparisons, which have 0
 METHODS = ("ppo", "grpo", "rloo")
@@ -53,9 +56,13 @@ def records(run: Run) -> list[MarkedRecord]:
     """What the run marked, first what people should see first; nothing before the run is over."""
     if run.unfinished or run.method not in METHODS:
         return []
+    path = run.path / "marked.jsonl"
+    if not path.exists():
+        return []
     try:
-        return list(iterate_records(run.path / "marked.jsonl", MarkedRecord))
+        return list(iterate_records(path, MarkedRecord))
     except (OSError, EngineError):
+        logger.exception("what run %s marked cannot be read", run.pk)
         return []
 
 

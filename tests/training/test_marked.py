@@ -55,6 +55,16 @@ def policy_run(project, prompts, loop_settings, prompts_file):
     return Run.objects.get(pk=run.pk)
 
 
+def test_a_damaged_file_of_marked_samples_is_said_in_the_log_and_the_page_still_opens(
+    manager, policy_run, train_prompts, caplog
+):
+    mark(policy_run, (train_prompts[0], "thanks"))
+    with (policy_run.path / "marked.jsonl").open("a") as file:
+        file.write("{half a row")
+    assert "thanks" not in run_page(manager, policy_run)
+    assert f"what run {policy_run.pk} marked cannot be read" in caplog.text
+
+
 @pytest.fixture
 def manager(client, alice):
     client.force_login(alice)
