@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.engine.conftest import TOY
 from tests.engine.test_groups import GROUPED, METHODS, PRICE, lesson_of, move, players_of, policy_of_noise
-from tests.engine.test_training import DEAR, STAYED_NATS, rollout_of, share_of_a
+from tests.engine.test_training import DEAR, STAYED_NATS, learn_to_say_a, rollout_of
 from training.engine import groups
 from training.engine.batches import row_sums
 from training.engine.config import Grpo, Ppo, Rloo
@@ -139,13 +139,7 @@ def test_the_kl_of_a_completion_is_the_sum_of_its_log_ratios(llama):
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("method", METHODS)
 def test_they_raise_the_share_of_a_wanted_word(engine, llama, prompts, method, seed):
-    assert engine.run(method, "out", model=llama, prompts=prompts, seed=seed, **GROUPED) == 0
-    common = {"prompts": prompts, "samples_per_prompt": 40}
-    engine.run("generate", "before", model=llama, **common)
-    engine.run("generate", "after", model=str(engine.folder / "out" / "model"), **common)
-    assert share_of_a(engine, "after") > share_of_a(engine, "before") + 0.3
-    result = engine.result("out")
-    assert result["stopped_by"] is None and 2 * STAYED_NATS < result["kl_nats"] < 30
+    learn_to_say_a(engine, method, llama, prompts, seed=seed, **GROUPED)
     metrics = engine.events("out", "metrics")[-1]["metrics"]
     assert {"policy_loss", "clip_fraction", "approx_kl", "grad_norm", "learning_rate", "refused_updates",
             "equal_groups", "masked_share", "reward", "exact_kl"} <= metrics.keys()  # fmt: skip

@@ -294,6 +294,17 @@ def test_how_varied_texts_are_by_hand():
 # Learning
 
 
+def learn_to_say_a(engine, method, model, prompts, **settings):
+    """Train on the share of `a` as OUT/out, and see that it rose, within the KL that it takes."""
+    assert engine.run(method, "out", model=model, prompts=prompts, **settings) == 0
+    common = {"prompts": prompts, "samples_per_prompt": 40}
+    engine.run("generate", "before", model=model, **common)
+    engine.run("generate", "after", model=str(engine.folder / "out" / "model"), **common)
+    assert share_of_a(engine, "after") > share_of_a(engine, "before") + 0.3
+    result = engine.result("out")
+    assert result["stopped_by"] is None and 2 * STAYED_NATS < result["kl_nats"] < 30
+
+
 def share_of_a(engine, out):
     records = [json.loads(line) for line in (engine.folder / out / "completions.jsonl").open()]
     words = [word for record in records for word in record["completion"].split()]
@@ -302,13 +313,7 @@ def share_of_a(engine, out):
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_ppo_raises_the_share_of_a_wanted_word(engine, llama, prompts, seed):
-    assert engine.run("ppo", "out", model=llama, prompts=prompts, seed=seed, **PPO) == 0
-    common = {"prompts": prompts, "samples_per_prompt": 40}
-    engine.run("generate", "before", model=llama, **common)
-    engine.run("generate", "after", model=str(engine.folder / "out" / "model"), **common)
-    assert share_of_a(engine, "after") > share_of_a(engine, "before") + 0.3
-    result = engine.result("out")
-    assert result["stopped_by"] is None and 2 * STAYED_NATS < result["kl_nats"] < 30
+    learn_to_say_a(engine, "ppo", llama, prompts, seed=seed, **PPO)
     metrics = engine.events("out", "metrics")[-1]["metrics"]
     assert {"reward", "kl", "exact_kl", "kl_coefficient", "entropy", "length", "eos_rate", "distinct_2",
             "repeated_share", "clip_fraction", "approx_kl", "policy_loss", "value_loss", "explained_variance",

@@ -131,14 +131,20 @@ def test_the_page_says_where_a_round_stands_and_the_button_moves_it_on(
     assert "Round 1 is training the reward model" in page(manager, "loop-live")
 
 
-def test_a_refused_gate_needs_the_manager_and_says_the_figure(manager, project, prompts, loop_settings, bob):
-    LoopSettings.objects.update(minimum_accuracy_bound=0.5)
+def training_its_reward_model(project, annotator):
+    """A round whose comparisons are all judged."""
     round = loop.start_round(project)
     loop.advance(round.pk)
     sampled(Run.objects.get())
     loop.advance(round.pk)
-    answer_all(project, bob)
+    answer_all(project, annotator)
     loop.advance(round.pk)
+    return round
+
+
+def test_a_refused_gate_needs_the_manager_and_says_the_figure(manager, project, prompts, loop_settings, bob):
+    LoopSettings.objects.update(minimum_accuracy_bound=0.5)
+    round = training_its_reward_model(project, bob)
     end(latest(round, "reward", held_out=True), GOOD_REWARD, "models/y")
     end(latest(round, "reward"), GOOD_REWARD | {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}, "models/x")
     loop.advance(round.pk)
@@ -152,12 +158,7 @@ def test_a_refused_gate_needs_the_manager_and_says_the_figure(manager, project, 
 
 def test_the_page_shows_the_second_reward_models_figures(manager, project, prompts, loop_settings, bob):
     LoopSettings.objects.update(minimum_accuracy_bound=0.5, minimum_win_rate_bound=0.5)
-    round = loop.start_round(project)
-    loop.advance(round.pk)
-    sampled(Run.objects.get())
-    loop.advance(round.pk)
-    answer_all(project, bob)
-    loop.advance(round.pk)
+    round = training_its_reward_model(project, bob)
     runs.claim(latest(round, "reward").pk)
     assert "starting" in page(manager, "loop-live"), "the one that runs is spoken of, not the one that waits"
     Run.objects.filter(pk=latest(round, "reward").pk).update(status="queued")
@@ -179,12 +180,7 @@ def test_the_page_says_when_the_second_reward_model_is_not_used(
     manager, project, prompts, loop_settings, bob
 ):
     LoopSettings.objects.update(minimum_accuracy_bound=0.5)
-    round = loop.start_round(project)
-    loop.advance(round.pk)
-    sampled(Run.objects.get())
-    loop.advance(round.pk)
-    answer_all(project, bob)
-    loop.advance(round.pk)
+    round = training_its_reward_model(project, bob)
     chance = GOOD_REWARD | {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}
     through_the_reward_gate(round, of_held_out=chance)
     html = page(manager, "loop-live")
