@@ -8,7 +8,7 @@ import torch
 
 from tests.engine.conftest import policy_of
 from training.engine.batches import Tokens, make_batch, row_sums
-from training.engine.generation import Sampling, _choose, sample
+from training.engine.generation import Sampling, _draw, sample
 from training.engine.networks import generator
 from training.engine.tensors import exact_kl, token_logprobs
 
@@ -107,7 +107,7 @@ def test_truncation_keeps_to_the_likeliest(llama, how):
 
 def test_a_draw_of_zero_takes_no_token_that_was_ruled_out():
     logs = torch.tensor([[-torch.inf, math.log(0.5), math.log(0.5)]])
-    chosen = _choose(logs, torch.ones(1, 1), torch.zeros(1, dtype=torch.float64), Sampling(1))
+    chosen = _draw(logs, torch.zeros(1, dtype=torch.float64), Sampling(1))
     assert chosen.tolist() == [1]
 
 

@@ -20,19 +20,19 @@ UPDATE = {
 }
 ROLLOUT = {
     "while models load": (Point("training.engine.online:load_policy", 0, call=2), 1),
-    "while sampling": (Point("training.engine.generation:_choose", 5, call=5), 5),
+    "while sampling": (Point("training.engine.generation:_draw", 5, call=5), 5),
     "sampled": (Point("training.engine.online:sample", 5, when="after"), 5),
-    "half looked at": (Point("training.engine.online:exact_kl", 5, call=2), 5),
+    "half looked at": (Point("training.engine.scoring:compare_policies", 5, call=2), 5),
 }
 FINAL = {
     "final measurement": (Point("training.engine.online:_measure_final", 6), 0),
-    "in the final measurement": (Point("training.engine.generation:_choose", 6, call=3), 0),
+    "in the final measurement": (Point("training.engine.generation:_draw", 6, call=3), 0),
     "measured": (Point("training.engine.online:_measure_final", 6, when="after"), 0),
     "model saved, marks not": (Point("training.engine.online_state:OnlineState.write_marked", 6), 0),
 }
 NORMALISING = {
     "normalising": (Point("training.engine.reward_model:_normalize", 6), 0),
-    "while sampling to normalise": (Point("training.engine.generation:_choose", 6, call=3), 0),
+    "while sampling to normalise": (Point("training.engine.generation:_draw", 6, call=3), 0),
     "normalised": (Point("training.engine.reward_model:_normalize", 6, when="after"), 0),
 }
 WRITING_THE_MODEL = {

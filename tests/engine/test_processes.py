@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from tests.engine.conftest import scorer_of, write_rows
 from tests.engine.test_training import PPO, REWARD, taste
-from training.engine import checkpoints
+from training.engine import checkpoints, scoring
 from training.engine.__main__ import main
 from training.engine.batches import Tokens, make_batch
 from training.engine.config import Reward
@@ -34,6 +34,13 @@ LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
     "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2"],
 }
+
+
+@pytest.fixture(autouse=True)
+def no_recorded_states(monkeypatch):
+    """One process reuses what it recorded while sampling, several do not; here both read every token anew, so
+    that what is compared differs by the processes alone."""
+    monkeypatch.setattr(scoring, "STATES_BYTES", 0)
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def gradients(weights):
 def test_before_the_first_step_the_ratio_is_1_and_the_kl_0(name, request):
     config, players = players_of(request.getfixturevalue(name))
     rollout = rollout_of(config, players)
-    assert rollout.metrics["exact_kl"] == 0.0 and rollout.metrics["kl"] == 0.0
+    assert rollout.metrics["exact_kl"] < 1e-5 and abs(rollout.metrics["kl"]) < 1e-5
     zeros = torch.zeros_like(rollout.logprobs)
     lesson = ppo.Lesson(zeros + 1, zeros, zeros)
     sums = ppo.accumulate_gradients(players, rollout, lesson, range(32), True, config)

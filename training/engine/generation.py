@@ -1,17 +1,21 @@
 """Prompts in, completions out: sampling with a key-value cache, over any causal model of transformers."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers.cache_utils import Cache
 
 from training.engine.networks import Policy
-from training.engine.processes import ALONE, Processes
+from training.engine.slots import make_slots
 from training.engine.tensors import log_distribution
 
 CACHE_FACTOR = 8  # A cached token costs far less memory than one in a pass that keeps activations.
+BAND = 1.5  # Prompts share a cache where the longest, with its answer, is at most so many times the shortest.
+REFILL_SHARE = 8  # Waiting completions begin when one in so many slots is free: a prefill costs like a step.
+LOOK_EVERY = {"cpu": 1, "cuda": 16}  # Steps between two looks at who has ended; on a GPU a look waits for it.
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Completion:
     tokens: list[int]  # the end token included, if it came
     logprobs: Tensor  # (C,) recorded while sampling, of the distribution that was sampled from
     ended: bool  # False when cut at the greatest length
+    states: Tensor | None = None  # (C, d) from which each token was predicted, where they were asked for
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,9 @@ class Sampling:
     samples_per_prompt: int = 1
     top_k: int = 0
     top_p: float = 1.0
+    keep_states: bool = (
+        False  # keep the states that tokens were predicted from, for what is to be said of them
+    )
 
 
 @torch.inference_mode()
@@ -46,7 +54,7 @@ def sample(
 ) -> list[Completion]:
     """Completions, those of a prompt side by side, in the order of the prompts.
 
-    Each completion has its own row of random numbers, so neither bucketing nor the budget (tokens in one
+    Each completion has its own row of random numbers, so neither its neighbours nor the budget (tokens in one
     pass) nor how many processes share the prompts changes what is drawn, but for rounding. `on_token` is called
     before each token, and may raise.
     """
@@ -55,126 +63,211 @@ def sample(
     draws = torch.rand((rows, how.max_tokens), generator=random, dtype=torch.float64)
     own: dict[int, Completion] = {}
     processes = policy.runtime.processes
-    for bucket in _buckets([len(prompt) for prompt in prompts], how, budget, processes):
-        numbers = [n * how.samples_per_prompt + s for n in bucket for s in range(how.samples_per_prompt)]
-        sampled = _sample_bucket(policy, [prompts[n] for n in bucket], how, draws[numbers], on_token)
-        own.update(zip(numbers, sampled, strict=True))
+    shortest_first = sorted(range(len(prompts)), key=lambda number: (len(prompts[number]), number))
+    for band in _bands(processes.deal(shortest_first), prompts, how):
+        own |= _Sampler(policy, prompts, band, how, draws, budget).run(on_token)
     completions = {number: one for part in processes.gather(own) for number, one in part.items()}
     return [completions[number] for number in range(rows)]
 
 
-def _buckets(
-    lengths: Sequence[int], how: Sampling, budget: int, processes: Processes = ALONE
-) -> list[list[int]]:
-    """Prompts of like length together, as many as the cache may hold: this process's share of them."""
-    buckets: list[list[int]] = []
-    for number in processes.deal(sorted(range(len(lengths)), key=lambda number: (lengths[number], number))):
-        cost = (lengths[number] + how.max_tokens) * how.samples_per_prompt
-        if not buckets or cost * (len(buckets[-1]) + 1) > budget * CACHE_FACTOR:
-            buckets.append([])
-        buckets[-1].append(number)
-    return buckets
+def _bands(numbers: Iterable[int], prompts: Sequence[list[int]], how: Sampling) -> list[list[int]]:
+    """Prompts, which come in order of length, in runs of so like length that one cache suits them all."""
+    bands: list[list[int]] = []
+    most = 0.0
+    for number in numbers:
+        width = len(prompts[number]) + how.max_tokens
+        if width > most:
+            bands.append([])
+            most = BAND * width
+        bands[-1].append(number)
+    return bands
 
 
-def _sample_bucket(
-    policy: Policy,
-    prompts: list[list[int]],
-    how: Sampling,
-    draws: Tensor,
-    on_token: Callable[[], None],
-) -> list[Completion]:
-    """Prefill each prompt once, then token by token; rows that ended leave the batch and the cache."""
-    device, rows = policy.runtime.device, len(draws)
-    state = _Decoding(policy, prompts, how.samples_per_prompt)
-    temperatures = torch.tensor([how.temperatures[row % how.samples_per_prompt % len(how.temperatures)]
-                                 for row in range(rows)], device=device)[:, None]  # fmt: skip
-    ends = torch.tensor(policy.end_tokens, device=device)
-    draws = draws.to(device)
-    tokens = torch.zeros((rows, how.max_tokens), dtype=torch.long, device=device)
-    logprobs = torch.zeros((rows, how.max_tokens), device=device)
-    lengths = torch.full((rows,), how.max_tokens, device=device)
-    ended = torch.zeros(rows, dtype=torch.bool, device=device)
-    active = torch.arange(rows, device=device)
-    for place in range(how.max_tokens):
-        on_token()
-        heat = temperatures[active]
-        logs = log_distribution(policy.head, state.hidden, torch.where(heat > 0, heat, 1.0))  # (A, V)
-        chosen = _choose(logs, heat, draws[active, place], how)
-        tokens[active, place] = chosen
-        logprobs[active, place] = logs.gather(1, chosen[:, None]).squeeze(1)
-        done = torch.isin(chosen, ends)
-        lengths[active[done]], ended[active[done]] = place + 1, True
-        going = (~done).nonzero().squeeze(1)
-        if place + 1 == how.max_tokens or not len(going):
-            break
-        if len(going) < len(active):
-            state.keep(going)
-            active, chosen = active[going], chosen[going]
-        state.advance(chosen)
-    sampled = zip(tokens.tolist(), logprobs.cpu(), lengths.tolist(), ended.tolist(), strict=True)
-    return [
-        Completion(prompts[row // how.samples_per_prompt], ids[:length], logs[:length].clone(), end)
-        for row, (ids, logs, length, end) in enumerate(sampled)
-    ]
+class _Sampler:
+    """Samples the completions of a band of prompts: as many at once as the cache holds, the rest as others end.
 
+    Completions have a number, and a line: the place in which they begin. Tensors of A are of those in progress,
+    in the order of the cache's slots; tensors of L of all lines.
+    """
 
-class _Decoding:
-    """The cache of the rows still going, and the state from which each one's next token is predicted."""
+    def __init__(
+        self,
+        policy: Policy,
+        prompts: Sequence[list[int]],
+        band: Sequence[int],
+        how: Sampling,
+        draws: Tensor,
+        budget: int,
+    ) -> None:
+        self._policy, self._prompts, self._how = policy, prompts, how
+        self._device = device = policy.runtime.device
+        self._look_every = LOOK_EVERY[device.type]
+        each = how.samples_per_prompt
+        self._numbers = [number * each + sample for number in band for sample in range(each)]
+        self._waiting = deque(range(len(self._numbers)))
+        count, longest, steps = len(self._numbers), len(prompts[band[-1]]), how.max_tokens
+        slots = max(1, min(count, budget * CACHE_FACTOR // (longest + steps)))
+        self._cache = make_slots(policy.model, slots, longest)
+        heat = [how.temperatures[number % each % len(how.temperatures)] for number in self._numbers]
+        self._heat = torch.tensor(heat, device=device)  # (L,)
+        self._is_greedy = self._heat == 0 if 0 in heat else None
+        self._draws = draws[self._numbers].to(device)
+        self._ends = torch.tensor(policy.end_tokens, device=device)
+        self._tokens = torch.zeros((count, steps), dtype=torch.long, device=device)
+        self._logprobs = torch.zeros((count, steps), device=device)
+        self._lengths = torch.zeros(count, dtype=torch.long, device=device)
+        self._ended = torch.zeros(count, dtype=torch.bool, device=device)
+        self._states: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._lines = torch.zeros(0, dtype=torch.long, device=device)  # (A,)
+        self._places = torch.zeros_like(self._lines)  # (A,) tokens that each has drawn
+        self._positions = torch.zeros_like(self._lines)  # (A,) of the token drawn next
+        # (A,) not ended; what has ended draws on, to no effect, until the next look.
+        self._running = torch.zeros(0, dtype=torch.bool, device=device)
+        self._steps = 0
+        self._due: list[int] = []  # of A, the step after which each has drawn all its tokens
+        self._hidden = torch.zeros(0, device=device)  # (A, d) from which the next token is predicted
 
-    def __init__(self, policy: Policy, prompts: list[list[int]], samples_per_prompt: int) -> None:
-        self._policy = policy
+    def run(self, on_token: Callable[[], None]) -> dict[int, Completion]:
+        """All completions, by their number."""
+        while self._waiting or self._cache.active:
+            self._admit()
+            on_token()
+            chosen = self._draw()
+            self._steps += 1
+            if self._steps % self._look_every == 0 or self._steps == min(self._due):
+                chosen = self._drop_ended(chosen)
+            if self._cache.active:
+                self._advance(chosen)
+        return self._completions()
+
+    def _admit(self) -> None:
+        """Begin waiting completions, where enough slots are free: each prompt is read once."""
+        cache = self._cache
+        count = min(len(self._waiting), cache.free)
+        if not count or (cache.active and cache.free * REFILL_SHARE < cache.slots):
+            return
+        lines = [self._waiting.popleft() for _ in range(count)]
+        owners = [self._numbers[line] // self._how.samples_per_prompt for line in lines]
+        distinct = list(dict.fromkeys(owners))
+        sources = [distinct.index(owner) for owner in owners]
+        lengths = [len(self._prompts[owner]) for owner in owners]
+        prefilled, hidden = self._prefill([self._prompts[number] for number in distinct])
+        cache.admit(prefilled, sources, lengths)
+        cache.closed = not self._waiting
+        self._due += [self._steps + self._how.max_tokens] * count
+        begun = torch.tensor(lines, device=self._device)
+        self._lines = torch.cat([self._lines, begun])
+        self._places = torch.cat([self._places, torch.zeros_like(begun)])
+        self._positions = torch.cat([self._positions, torch.tensor(lengths, device=self._device)])
+        self._running = torch.cat([self._running, torch.ones_like(begun, dtype=torch.bool)])
+        self._hidden = (
+            torch.cat([self._hidden.to(hidden), hidden[sources]]) if len(self._hidden) else hidden[sources]
+        )
+
+    def _prefill(self, prompts: list[list[int]]) -> tuple[Cache, Tensor]:
+        """Keys and values of prompts laid side by side, and (P, d) the states after them."""
         width = max(map(len, prompts))
         ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
         pads = torch.tensor([width - len(prompt) for prompt in prompts])[:, None]
         places = torch.arange(width)[None]
-        self._mask = (places >= pads).long() if pads.any() else None  # Without padding none is needed.
-        positions = (places - pads).clamp(min=0)
-        self._cache = DynamicCache(config=policy.model.config)
-        self._forward(ids, positions)
-        self._next = torch.tensor([len(prompt) for prompt in prompts], device=self.hidden.device)[:, None]
-        if samples_per_prompt > 1:
-            self._cache.batch_repeat_interleave(samples_per_prompt)
-            self.hidden = self.hidden.repeat_interleave(samples_per_prompt, 0)
-            self._next = self._next.repeat_interleave(samples_per_prompt, 0)
-            if self._mask is not None:
-                self._mask = self._mask.repeat_interleave(samples_per_prompt, 0)
+        mask = (
+            (places >= pads).long().to(self._device) if pads.any() else None
+        )  # Without padding none is needed.
+        cache = self._cache.for_prefill()
+        return cache, self._forward(
+            ids.to(self._device), (places - pads).clamp(min=0).to(self._device), mask, cache
+        )
 
-    def keep(self, rows: Tensor) -> None:
-        """Let the other rows go."""
-        self._cache.batch_select_indices(rows)
-        self._next = self._next[rows]
-        if self._mask is not None:
-            self._mask = self._mask[rows.to(self._mask.device)]
+    def _draw(self) -> Tensor:
+        """(A,) the next token of each completion in progress, recorded with its log-probability."""
+        how, lines, places = self._how, self._lines, self._places
+        heat = self._heat[lines][:, None]
+        if self._is_greedy is None:
+            logs = log_distribution(
+                self._policy.head, self._hidden, heat if len(how.temperatures) > 1 else how.temperatures[0]
+            )
+            chosen = _draw(logs, self._draws[lines, places], how)
+        else:
+            logs = log_distribution(self._policy.head, self._hidden, torch.where(heat > 0, heat, 1.0))
+            drawn = _draw(logs, self._draws[lines, places], how)
+            chosen = torch.where(self._is_greedy[lines], logs.argmax(-1), drawn)
+        self._tokens[lines, places] = chosen
+        self._logprobs[lines, places] = logs.gather(1, chosen[:, None]).squeeze(1)
+        if how.keep_states:
+            self._states.append((lines, places, self._hidden))
+        self._places = places + 1
+        ends = torch.isin(chosen, self._ends)
+        self._lengths[lines] += self._running
+        self._ended[lines] |= ends
+        self._running = self._running & ~ends & (self._places < how.max_tokens)
+        return chosen
 
-    def advance(self, tokens: Tensor) -> None:
-        """Append a token to each row."""
-        if self._mask is not None:
-            self._mask = torch.cat([self._mask, self._mask.new_ones((len(tokens), 1))], dim=1)
-        self._forward(tokens[:, None], self._next)
-        self._next = self._next + 1
+    def _drop_ended(self, chosen: Tensor) -> Tensor:
+        """Let go of what has ended; returns (A,) the chosen tokens of the others."""
+        going = self._running.nonzero().squeeze(1).tolist()
+        if len(going) == len(chosen):
+            return chosen
+        kept = self._cache.keep(going)
+        self._due = [self._due[slot] for slot in kept]
+        order = torch.tensor(kept, dtype=torch.long, device=self._device)
+        self._lines, self._places, self._positions = (
+            self._lines[order],
+            self._places[order],
+            self._positions[order],
+        )
+        self._running, self._hidden = self._running[order], self._hidden[order]
+        return chosen[order]
 
-    def _forward(self, ids: Tensor, positions: Tensor) -> None:
-        device = self._policy.runtime.device
+    def _advance(self, chosen: Tensor) -> None:
+        """Append a token to each completion in progress."""
+        cache = self._cache
+        self._hidden = self._forward(chosen[:, None], self._positions[:, None], cache.mask(), cache)
+        cache.advance()
+        self._positions = self._positions + 1
+
+    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
+        """(B, d) the states after the last of (B, T) ids."""
         with self._policy.runtime.autocast():
             output = self._policy.model.base_model(
-                input_ids=ids.to(device),
-                attention_mask=None if self._mask is None else self._mask.to(device),
-                position_ids=positions.to(device),
-                past_key_values=self._cache,
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
                 use_cache=True,
             )
-        self.hidden = output.last_hidden_state[:, -1]
+        return output.last_hidden_state[:, -1]
+
+    def _completions(self) -> dict[int, Completion]:
+        states = self._states_by_line() if self._how.keep_states else [None] * len(self._numbers)
+        each = self._how.samples_per_prompt
+        lines = zip(
+            self._numbers,
+            self._tokens.tolist(),
+            self._logprobs.cpu(),
+            self._lengths.tolist(),
+            self._ended.tolist(),
+            states,
+            strict=True,
+        )
+        return {
+            number: Completion(
+                self._prompts[number // each], ids[:length], logs[:length].clone(), ended, kept
+            )
+            for number, ids, logs, length, ended, kept in lines
+        }
+
+    def _states_by_line(self) -> list[Tensor]:
+        lines, places, states = (torch.cat(parts) for parts in zip(*self._states, strict=True))
+        real = places < self._lengths[lines]
+        order = (lines * self._how.max_tokens + places)[real].argsort()
+        return list(states[real][order].split(self._lengths.tolist()))
 
 
-def _choose(logs: Tensor, heat: Tensor, draws: Tensor, how: Sampling) -> Tensor:
-    """One token per row from (A, V) log-probabilities: the first whose cumulated share passes the draw."""
-    greedy = logs.argmax(-1)
-    if not heat.any():
-        return greedy
-    cumulated = _truncate(logs, how).double().exp().cumsum(-1)
+def _draw(logs: Tensor, draws: Tensor, how: Sampling) -> Tensor:
+    """One token per row from (A, V) log-probabilities: the first whose cumulated share passes the draw, (A,)."""
+    cumulated = _truncate(logs, how).exp().cumsum(-1, dtype=torch.float64)
     wanted = (draws * cumulated[:, -1])[:, None]
-    sampled = torch.searchsorted(cumulated, wanted, right=True).squeeze(1).clamp(max=logs.shape[-1] - 1)
-    return torch.where(heat.squeeze(1) > 0, sampled, greedy)
+    return torch.searchsorted(cumulated, wanted, right=True).squeeze(1).clamp(max=logs.shape[-1] - 1)
 
 
 def _truncate(logs: Tensor, how: Sampling) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from training.engine.advantages import next_coefficient
-from training.engine.batches import Encoder, Tokens, row_sums, token_batches
+from training.engine.batches import Encoder, Tokens, row_sums
 from training.engine.config import EngineError
 from training.engine.generation import Sampling, sample
 from training.engine.guards import GuardStop, check_rollout, check_start, text_metrics
@@ -40,7 +40,7 @@ from training.engine.reward_terms import answer_check, build_terms
 from training.engine.rewards import Rewards
 from training.engine.rollout import Rollout
 from training.engine.runtime import Runtime, settle
-from training.engine.tensors import exact_kl, token_logprobs, token_statistics
+from training.engine.scoring import keeps_states, read_tokens
 from training.engine.updates import Updater
 from training.engine.workspace import StopRequested, Workspace
 
@@ -185,38 +185,48 @@ def collect(
     # `prompts` holds a prompt once for each of its completions; each is prefilled once.
     distinct = prompts[:: config.samples_per_prompt]
     ids = players.encoder.prompts([prompt.messages for prompt in distinct])
-    how = Sampling(config.max_completion_tokens, (config.temperature,), config.samples_per_prompt)
+    how = Sampling(
+        config.max_completion_tokens,
+        (config.temperature,),
+        config.samples_per_prompt,
+        keep_states=keeps_states(policy, len(prompts), config.max_completion_tokens),
+    )
     random = generator(config.seed, "sampling", step)
     completions = sample(policy, ids, how, random, budget, workspace.check_stop)
-    rows = [Tokens(completion.prompt, completion.tokens) for completion in completions]
     scores, terms = players.rewards(prompts, completions)
-
-    lengths = [len(row.completion) for row in rows]
-    ends = torch.tensor(lengths).cumsum(0)
-    figures = torch.zeros(4, int(ends[-1]), device=policy.runtime.device)
-    with torch.no_grad():
-        for group, batch in token_batches(rows, budget, policy.runtime):
-            workspace.check_stop()
-            hidden, reference_hidden = policy.hidden(batch), players.reference.hidden(batch)
-            own = token_statistics(policy.head, hidden, batch.targets, config.temperature)
-            reference = token_logprobs(
-                players.reference.head, reference_hidden, batch.targets, config.temperature
-            )
-            kl = exact_kl(policy.head, hidden, players.reference.head, reference_hidden, config.temperature)
-            places = torch.cat([torch.arange(ends[row] - lengths[row], ends[row]) for row in group])
-            figures[:, places.to(figures.device)] = torch.stack([own.logprobs, reference, kl, own.entropy])
-    policy.runtime.processes.add_up(figures)
+    figures = read_tokens(
+        policy,
+        players.reference,
+        completions,
+        config.temperature,
+        budget,
+        generator(config.seed, "gauge", step),
+        workspace.check_stop,
+    )
+    rows = [Tokens(completion.prompt, completion.tokens) for completion in completions]
     texts = [players.encoder.text(completion.tokens, policy.end_tokens) for completion in completions]
-    heat = config.temperature
-    rollout = Rollout(prompts, completions, rows, scores, *figures.unbind(), terms, heat, texts)
-    rollout.spread = players.rewards.spread
-    rollout.metrics |= _describe(rollout)
+    completions = [replace(completion, states=None) for completion in completions]  # They have been read.
+    told = figures.tokens
+    rollout = Rollout(
+        prompts=prompts,
+        completions=completions,
+        rows=rows,
+        scores=scores,
+        logprobs=told.logprobs,
+        reference_logprobs=told.reference_logprobs,
+        exact_kl=told.exact_kl,
+        entropy=told.entropy,
+        metrics=terms,
+        temperature=config.temperature,
+        texts=texts,
+        spread=players.rewards.spread,
+    )
+    rollout.metrics |= figures.metrics | _describe(rollout)
     return rollout
 
 
 def _describe(rollout: Rollout) -> dict[str, float]:
     """What the log and the guards read of a rollout."""
-    recorded = torch.cat([completion.logprobs for completion in rollout.completions])
     count = len(rollout.rows)
     log_ratios = rollout.logprobs - rollout.reference_logprobs
     return {
@@ -226,8 +236,6 @@ def _describe(rollout: Rollout) -> dict[str, float]:
         "entropy": float(rollout.entropy.mean()),
         "length": len(rollout.logprobs) / count,
         "eos_rate": sum(completion.ended for completion in rollout.completions) / count,
-        # The health of sampling: how far its probabilities are from those of the forward pass.
-        "sampling_gap": float((recorded.exp() - rollout.logprobs.cpu().exp()).abs().mean()),
         **text_metrics(rollout.texts),
     }
 

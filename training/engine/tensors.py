@@ -23,6 +23,15 @@ class TokenStatistics(NamedTuple):
     entropy: Tensor  # (N,) of the distributions they were drawn from
 
 
+class Comparison(NamedTuple):
+    """What two policies say of N tokens that the first one drew, in nats."""
+
+    logprobs: Tensor  # (N,) of the tokens themselves
+    reference_logprobs: Tensor  # (N,) by the second policy
+    exact_kl: Tensor  # (N,) of the first one's next-token distributions from the second one's
+    entropy: Tensor  # (N,) of the first one's
+
+
 def log_distribution(head: Head, hidden: Tensor, temperature: float | Tensor) -> Tensor:
     """(N, d) hidden states to (N, V) log-probabilities, in float32; temperature is a number or (N, 1)."""
     logits = head(hidden).float()
@@ -73,11 +82,36 @@ def exact_kl(
 
     def of_chunk(hidden: Tensor, reference_hidden: Tensor) -> Tensor:
         logs = log_distribution(head, hidden, temperature)
-        reference = log_distribution(reference_head, reference_hidden, temperature)
-        return (logs.exp() * (logs - reference)).sum(-1).clamp(min=0)[None]  # Rounding may dip below 0.
+        return _exact_kl(logs, log_distribution(reference_head, reference_hidden, temperature))[None]
 
     rows = _chunk_rows(head, hidden, chunk_elements)
     return _in_chunks(of_chunk, (hidden, reference_hidden), rows)[0]
+
+
+def compare_policies(
+    head: Head,
+    hidden: Tensor,
+    reference_head: Head,
+    reference_hidden: Tensor,
+    targets: Tensor,
+    temperature: float,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> Comparison:
+    """All that a rollout's log and rewards need of N tokens, from one product with each head."""
+
+    def of_chunk(hidden: Tensor, reference_hidden: Tensor, targets: Tensor) -> Tensor:
+        logs = log_distribution(head, hidden, temperature)
+        reference = log_distribution(reference_head, reference_hidden, temperature)
+        own, others = (-functional.nll_loss(one, targets, reduction="none") for one in (logs, reference))
+        return torch.stack([own, others, _exact_kl(logs, reference), -(logs.exp() * logs).sum(-1)])
+
+    rows = _chunk_rows(head, hidden, chunk_elements)
+    return Comparison(*_in_chunks(of_chunk, (hidden, reference_hidden, targets), rows))
+
+
+def _exact_kl(logs: Tensor, reference: Tensor) -> Tensor:
+    """(N,) of (N, V) log-probabilities."""
+    return (logs.exp() * (logs - reference)).sum(-1).clamp(min=0)  # Rounding may dip below 0.
 
 
 def _chunk_rows(head: Head, hidden: Tensor, chunk_elements: int) -> int:
