@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo install test lint lock rehearse screenshots chromium
+.PHONY: demo install test lint lock rehearse screenshots chromium bench bench-quick
 
 demo: install
 	@exec $(BIN)/python manage.py up --demo
@@ -39,3 +39,21 @@ screenshots: install chromium
 # Rewrites requirements.lock from what is installed: names and versions alone.
 lock:
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v -E '^(pip|setuptools|wheel)==' | sed -E 's/\+cpu$$//' > requirements.lock
+
+# Ours beside the peer's, in one run: docs/performance.md. Quick is under ten minutes.
+bench: install .venv-bench/.installed
+	$(BIN)/python -m benchmarks
+
+bench-quick: install .venv-bench/.installed
+	$(BIN)/python -m benchmarks --quick
+
+BENCH_EXTRA = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])'
+
+# The peer's environment: its newest release on our versions of torch and transformers, and beside it the files
+# of the last release that had PPO.
+.venv-bench/.installed: requirements.lock pyproject.toml | install
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	@echo "Installing the peer into .venv-bench"
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock $$($(BENCH_EXTRA))
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv-bench/trl-1.12.0 trl==1.12.0
+	@touch $@
