@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,19 @@ CHAT_TEMPLATE = (
 )
 VOCABULARY = 1536
 CONTEXT_TOKENS = 512
-LAYERS, WIDTH, HEADS, INNER_WIDTH = 4, 160, 5, 448
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a policy without its vocabulary."""
+
+    layers: int
+    width: int
+    heads: int
+    inner_width: int
+
+
+DEMO = Size(layers=4, width=160, heads=5, inner_width=448)
 DEMONSTRATIONS = 60_000
 SFT = {
     "epochs": 1,
@@ -99,16 +112,16 @@ def write_tokenizer(folder: Path, texts: Sequence[str]) -> None:
     write_json(folder / "tokenizer_config.json", config)
 
 
-def model_config(dtype: str) -> dict[str, Any]:
+def model_config(dtype: str, size: Size = DEMO) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": VOCABULARY,
-        "hidden_size": WIDTH,
-        "intermediate_size": INNER_WIDTH,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": HEADS,
+        "hidden_size": size.width,
+        "intermediate_size": size.inner_width,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.heads,
         "max_position_embeddings": CONTEXT_TOKENS,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-5,
@@ -121,33 +134,34 @@ def model_config(dtype: str) -> dict[str, Any]:
     }
 
 
-def write_random_model(folder: Path, seed: int) -> None:
+def write_random_model(folder: Path, seed: int, size: Size = DEMO) -> None:
     """Write a Llama with random weights; outputs of a block are scaled down by the depth, as in GPT-2."""
     rng = np.random.default_rng(seed)
+    width, inner_width = size.width, size.inner_width
     shapes = {
-        "q_proj": (WIDTH, WIDTH),
-        "k_proj": (WIDTH, WIDTH),
-        "v_proj": (WIDTH, WIDTH),
-        "o_proj": (WIDTH, WIDTH),
+        "q_proj": (width, width),
+        "k_proj": (width, width),
+        "v_proj": (width, width),
+        "o_proj": (width, width),
     }
     mlp = {
-        "gate_proj": (INNER_WIDTH, WIDTH),
-        "up_proj": (INNER_WIDTH, WIDTH),
-        "down_proj": (WIDTH, INNER_WIDTH),
+        "gate_proj": (inner_width, width),
+        "up_proj": (inner_width, width),
+        "down_proj": (width, inner_width),
     }
-    weights = {"model.embed_tokens.weight": _normal(rng, (VOCABULARY, WIDTH), 0.02)}
-    for layer in range(LAYERS):
+    weights = {"model.embed_tokens.weight": _normal(rng, (VOCABULARY, width), 0.02)}
+    for layer in range(size.layers):
         prefix = f"model.layers.{layer}"
         for part, group in (("self_attn", shapes), ("mlp", mlp)):
             for name, shape in group.items():
-                scale = 0.05 / math.sqrt(2 * LAYERS) if name in ("o_proj", "down_proj") else 0.05
+                scale = 0.05 / math.sqrt(2 * size.layers) if name in ("o_proj", "down_proj") else 0.05
                 weights[f"{prefix}.{part}.{name}.weight"] = _normal(rng, shape, scale)
         for norm in ("input_layernorm", "post_attention_layernorm"):
-            weights[f"{prefix}.{norm}.weight"] = np.ones(WIDTH, np.float32)
-    weights["model.norm.weight"] = np.ones(WIDTH, np.float32)
+            weights[f"{prefix}.{norm}.weight"] = np.ones(width, np.float32)
+    weights["model.norm.weight"] = np.ones(width, np.float32)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    write_json(folder / "config.json", model_config("float32"))
+    write_json(folder / "config.json", model_config("float32", size))
     write_generation_config(folder)
 
 
