@@ -15,22 +15,26 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.jobs import read_rows
 from docs.draw_learning_curves import DEMO, engine, split_prompts
-from training.demo import recipe
+from training.demo import build, recipe
 from training.demo.gold import gold_preference
 
 SEED = 1
 SAMPLES_PER_PROMPT = 8  # in pairs
 PAIRS = {"train": 1600, "eval": 400}
+REWARD_RATES = {"small": 1e-3, "large": 5e-4}
 LORA_RANK = 8
+ADAPTER_PAIRS = 160  # The reward model on a shared base serves to measure memory alone.
+LARGE = build.Size(layers=6, width=352, heads=11, inner_width=960)  # 9.6 million parameters
+DEMONSTRATIONS = 8_000
 
 
 def make_task(work: Path, size: str) -> dict[str, str]:
-    """Files and folders by name; what is there already is not made again."""
+    """Files and folders by name; what is there already is not made again. size: small or large."""
     listing = work / "task.json"
     if listing.exists():
         return json.loads(listing.read_text())
     work.mkdir(parents=True, exist_ok=True)
-    policy = copy_small_policy(work / "policy")
+    policy = copy_small_policy(work / "policy") if size == "small" else train_large_policy(work)
     task = {"policy": str(policy)}
     for name, prompts in zip(("train", "eval"), split_prompts(work), strict=True):
         sampling = {**recipe.GENERATE, "model": str(policy), "prompts": str(prompts), "seed": SEED}
@@ -39,11 +43,15 @@ def make_task(work: Path, size: str) -> dict[str, str]:
         )
         rows = preferences(read_rows(str(samples / "completions.jsonl")), PAIRS[name], name)
         task |= {f"{name}_prompts": str(prompts), f"{name}_pairs": write_rows(work / f"{name}.jsonl", rows)}
-    for name, rank in (("reward", 0), ("reward_adapter", LORA_RANK)):
-        config = {**recipe.REWARD, "members": 1, "model": str(policy), "seed": SEED, "lora_rank": rank}
-        config |= {"train_data": task["train_pairs"], "eval_data": task["eval_pairs"]}
-        config |= {"prompts": task["train_prompts"], "learning_rate": 5e-3 if rank else 1e-3}
-        task[name] = str(engine("reward", work / name, config) / "model")
+    few = write_rows(work / "few.jsonl", read_rows(task["train_pairs"])[:ADAPTER_PAIRS])
+    reading = {**recipe.REWARD, "members": 1, "epochs": 1, "model": str(policy), "seed": SEED}
+    reading |= {"prompts": task["train_prompts"], "learning_rate": REWARD_RATES[size]}
+    learning = {
+        "reward": {"train_data": task["train_pairs"], "eval_data": task["eval_pairs"]},
+        "reward_adapter": {"train_data": few, "lora_rank": LORA_RANK, "normalization_samples": 64},
+    }
+    for name, settings in learning.items():
+        task[name] = str(engine("reward", work / name, reading | settings) / "model")
     listing.write_text(json.dumps(task, indent=1))
     return task
 
@@ -61,6 +69,20 @@ def copy_small_policy(folder: Path) -> Path:
     config = json.loads((source / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=1))
     return folder
+
+
+def train_large_policy(work: Path) -> Path:
+    """A larger policy with the demo's tokenizer, which has seen a few demonstrations: enough to write sentences."""
+    start = work / "start"
+    build.write_random_model(start, SEED, LARGE)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(DEMO / "policy" / name, start / name)
+    asked = frozenset(row["prompt"] for row in build.read_prompts())
+    rows = list(build.demonstrations(DEMONSTRATIONS, SEED, leave_out=asked))
+    data = write_rows(work / "demonstrations.jsonl", rows)
+    config = {**build.SFT, "batch_size": 16, "learning_rate": 1.5e-3, "packing": True, "threads": 1}
+    config |= {"model": str(start), "train_data": data, "seed": SEED, "micro_batch_tokens": 1024}
+    return engine("sft", work / "policy", config) / "model"
 
 
 def preferences(samples: list[dict[str, Any]], count: int, name: str) -> list[dict[str, Any]]:
