@@ -10,8 +10,8 @@ from typing import Any
 from training.engine.settings import EngineError
 
 
-class EventLog:
-    """Appends events to a file; each line is written whole, at once. Raises EngineError when the disk refuses."""
+class LineFile:
+    """JSON objects appended to a file; each line is written whole, at once. Raises EngineError when the disk refuses."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -20,6 +20,26 @@ class EventLog:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
             raise EngineError(f"{path}: cannot be written ({error})") from error
+
+    def append(self, values: dict[str, Any]) -> None:
+        """One line more."""
+        left = json.dumps(values, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+        try:
+            while left:  # A disk that is nearly full takes a part, and says so at the next attempt.
+                left = left[os.write(self._file, left) :]
+        except OSError as error:
+            raise EngineError(f"{self._path}: cannot be written ({error})") from error
+
+    def close(self) -> None:
+        """Let the file go."""
+        os.close(self._file)
+
+
+class EventLog:
+    """Appends events to a file. Raises EngineError when the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = LineFile(path)
         self._phase = ""
         self._phase_began = (0.0, 0)
 
@@ -48,16 +68,10 @@ class EventLog:
 
     def close(self) -> None:
         """Let the file go."""
-        os.close(self._file)
+        self._lines.close()
 
     def _write(self, kind: str, **values: Any) -> None:
-        line = json.dumps({"time": time.time(), "kind": kind, **values}, allow_nan=False, ensure_ascii=False)
-        left = line.encode() + b"\n"
-        try:
-            while left:  # A disk that is nearly full takes a part, and says so at the next attempt.
-                left = left[os.write(self._file, left) :]
-        except OSError as error:
-            raise EngineError(f"{self._path}: cannot be written ({error})") from error
+        self._lines.append({"time": time.time(), "kind": kind, **values})
 
 
 def _drop_torn_line(path: Path) -> None:
