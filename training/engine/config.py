@@ -20,11 +20,13 @@ from training.engine.settings import (
     Settings,
     Sft,
     Training,
+    server_url,
 )
 
 __all__ = [
     "METHODS", "CallableReward", "Dpo", "EngineError", "Evaluate", "Generate", "Grpo", "Ppo", "Reward", "Rloo", "Score", "Settings",
-    "Sft", "Training", "check_sources", "default_config", "describe", "explain", "load_config",
+    "Sft", "Training", "check_sources", "default_config", "describe", "explain", "load_config", "models_of",
+    "server_url",
 ]  # fmt: skip
 
 METHODS: dict[str, type[Settings]] = {
@@ -166,11 +168,17 @@ def _line_of(text: str, error: ValidationError) -> str:
     return f" line {text.count(chr(10), 0, found.start()) + 1}" if found else ""
 
 
+def models_of(config: Settings) -> dict[str, str]:
+    """The models that a run loads, by the setting that names each; none where a server is asked instead."""
+    if getattr(config, "server", None):
+        return {}
+    return {name: source for name in MODEL_FIELDS if (source := getattr(config, name, None))}
+
+
 def check_sources(config: Settings) -> None:
     """Raise EngineError when a named model folder or data file cannot be used, before weights load."""
-    for name in MODEL_FIELDS:
-        if source := getattr(config, name, None):
-            _check_model(name, source, config.model_kinds.get(name, "policy"))
+    for name, source in models_of(config).items():
+        _check_model(name, source, config.model_kinds.get(name, "policy"))
     for name in FILE_FIELDS:
         source = getattr(config, name, None)
         if source and not Path(source).is_file():

@@ -23,8 +23,23 @@ CHUNK = 64  # Prompts between two reports of progress, and between two chances t
 
 
 def generate(config: Generate, workspace: Workspace) -> dict[str, Any]:
-    """Sample completions of every prompt; leaves OUT/completions.jsonl."""
+    """Completions of every prompt, sampled here or by a server; leaves OUT/completions.jsonl."""
     prompts = read_records(config.prompts, PromptRecord)
+    if config.server:
+        from training.engine import served  # and its HTTP client, which nothing else needs
+
+        records = served.ask_for_completions(prompts, config, workspace)
+        write_records(workspace, "completions.jsonl", records)
+        served.forget_answers(workspace)
+    else:
+        records = _sample_here(prompts, config, workspace)
+        write_records(workspace, "completions.jsonl", records)
+    return {"prompts": len(prompts), "completions": len(records), **describe_samples(records)}
+
+
+def _sample_here(
+    prompts: Sequence[PromptRecord], config: Generate, workspace: Workspace
+) -> list[CompletionRecord]:
     runtime = settle(config, workspace.processes)
     policy = load_policy(config.model, config, runtime)
     how = Sampling(
@@ -34,9 +49,7 @@ def generate(config: Generate, workspace: Workspace) -> dict[str, Any]:
         config.top_k,
         config.top_p,
     )
-    _, records = sample_records(policy, prompts, how, config, workspace, "generate")
-    write_records(workspace, "completions.jsonl", records)
-    return {"prompts": len(prompts), "completions": len(records), **describe_samples(records)}
+    return sample_records(policy, prompts, how, config, workspace, "generate")[1]
 
 
 def score(config: Score, workspace: Workspace) -> dict[str, Any]:
@@ -166,11 +179,11 @@ def sample_records(
     return sampled, records
 
 
-def describe_samples(records: Sequence[CompletionRecord]) -> dict[str, float]:
-    """Length, endings and variety of some completions."""
+def describe_samples(records: Sequence[CompletionRecord]) -> dict[str, float | None]:
+    """Length, endings and variety of some completions; no length where a server counted no tokens."""
     lengths = [record.tokens for record in records]
     return {
-        "length_mean": sum(lengths) / len(lengths),
+        "length_mean": sum(lengths) / len(lengths) if all(lengths) else None,
         "eos_rate": sum(record.ended for record in records) / len(records),
         **text_metrics([record.completion for record in records]),
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from training.engine.config import FILE_FIELDS, MODEL_FIELDS, EngineError, Settings
+from training.engine.config import FILE_FIELDS, EngineError, Settings, models_of
 from training.engine.loading import check_context, context_of, end_tokens_of, load_tokenizer
 from training.engine.records import PromptRecord, read_records
 
@@ -34,16 +34,15 @@ class _Reader:
 def check_inputs(config: Settings) -> None:
     """Raise EngineError for a model without a usable tokenizer, or rows that are none or do not fit."""
     readers = []
-    for name in MODEL_FIELDS:
-        if source := getattr(config, name, None):
-            try:
-                tokenizer = load_tokenizer(source)
-                end_tokens_of(source, tokenizer)
-                check_context(source, config)
-            except EngineError as error:
-                raise EngineError(f"{name}: {error}") from error
-            if config.long_prompts == "refuse" and (context := context_of(source)):
-                readers.append(_Reader(source, tokenizer, context))
+    for name, source in models_of(config).items():
+        try:
+            tokenizer = load_tokenizer(source)
+            end_tokens_of(source, tokenizer)
+            check_context(source, config)
+        except EngineError as error:
+            raise EngineError(f"{name}: {error}") from error
+        if config.long_prompts == "refuse" and (context := context_of(source)):
+            readers.append(_Reader(source, tokenizer, context))
 
     def check(record: PromptRecord) -> None:
         for reader in readers:

@@ -196,10 +196,11 @@ class CompletionRecord(PromptRecord):
 
     completion: str
     ended: bool = True  # False when it was cut at max_completion_tokens.
-    tokens: int = Field(0, ge=0)  # Its length, the end token included.
+    tokens: int = Field(0, ge=0)  # Its length, the end token included; 0 where a server did not count.
     temperature: float = Field(1.0, ge=0)
     sample: int = Field(0, ge=0)  # Which of its prompt's completions this is.
-    logprob: float | None = None  # Of all its tokens under the policy at that temperature, in nats.
+    # Of all its tokens under the policy at that temperature, in nats; None from a server.
+    logprob: float | None = None
 
 
 class MarkedRecord(CompletionRecord):
@@ -300,6 +301,12 @@ def _iterate(path: str | Path, read: Callable[[bytes], Record], check: Check) ->
 def read_records(path: str | Path, kind: type[Record], check: Check = lambda record: None) -> list[Record]:
     """All rows of a JSON Lines file that pass `check`; a file without any is an error."""
     return _read_all(path, kind.model_validate_json, check)
+
+
+def line_of(path: str | Path, row: int) -> int:
+    """The line, from 1, on which a row of a JSON Lines file stands; rows count from 0, blank lines are none."""
+    with open(path, "rb") as file:
+        return [number for number, line in enumerate(file, 1) if line.strip()][row]
 
 
 def read_judgments(path: str | Path) -> list[PreferenceRecord | RankingRecord]:

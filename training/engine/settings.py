@@ -4,13 +4,43 @@ One description per field, with its unit and range: from these come the forms, t
 the docs. Standard library and pydantic only.
 """
 
+import ipaddress
+import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+SERVER_URL = re.compile(
+    r"(https?)://([a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?((?:/[a-z0-9._~-]+)*)/?",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 class EngineError(Exception):
-    """A config, data file or disk that cannot be used: one sentence that names the place. Exit code 2."""
+    """A config, data file, disk or server that cannot be used: one sentence that names the place. Exit code 2."""
+
+
+def server_url(text: str) -> str:
+    """A server's base URL in its one spelling, so that two that are the same are equal.
+
+    Raises ValueError for anything else, in words that do not repeat it: there may be a password in it.
+    """
+    if "@" in text or "?" in text or "#" in text:
+        raise ValueError(
+            "may hold no name, password or key; the key has a place of its own in the environment"
+        )
+    wrong = ValueError("must be the base URL of a server, such as http://host:8000/v1")
+    if not (found := SERVER_URL.fullmatch(text)):
+        raise wrong
+    scheme, host, port, path = found.groups()
+    if port and not 0 < int(port) < 2**16:
+        raise wrong
+    if host.startswith("["):
+        try:
+            host = f"[{ipaddress.IPv6Address(host[1:-1])}]"
+        except ValueError:
+            raise wrong from None
+    return f"{scheme.lower()}://{host.lower()}{f':{int(port)}' if port else ''}{path}"
 
 
 class Settings(BaseModel):
@@ -286,10 +316,66 @@ class Generate(Settings):
         min_length=1,
         description="Sampling temperatures, taken in turn by the completions of a prompt; 0 is greedy.",
     )
-    top_k: int = Field(0, ge=0, description="Sample from so many of the likeliest tokens; 0 from all.")
+    top_k: int = Field(
+        0,
+        ge=0,
+        description="Sample from so many of the likeliest tokens; 0 from all, or as a server does by itself.",
+    )
     top_p: float = Field(
         1.0, gt=0, le=1, description="Sample from the likeliest tokens of this total probability."
     )
+    server: str | None = Field(
+        None,
+        description="Base URL of an OpenAI-compatible server that is asked for the completions, such as "
+        "http://host:8000/v1; null samples here. A key that it wants is read from the environment variable "
+        "TASTEMAKER_SERVER_KEY. What concerns this machine's own sampling and the length of prompts is left to the server.",
+    )
+    server_model_name: str | None = Field(
+        None,
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="Name of the model that the server is asked for; null asks for `model` as it stands. "
+        "Either way `model` need not exist here.",
+    )
+    server_length_name: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens",
+        description="Name under which the server is told max_completion_tokens; some models of OpenAI know only "
+        "the second.",
+    )
+    server_concurrency: int = Field(
+        8, ge=1, le=1024, description="Requests that may be under way at the server at once."
+    )
+    server_timeout_seconds: float = Field(
+        600.0,
+        gt=0,
+        le=86_400,
+        description="Seconds after which a request that has no whole answer is given up.",
+    )
+    server_retries: int = Field(
+        8,
+        ge=0,
+        le=100,
+        description="Times a request is repeated that found no connection, took too long, or was answered with "
+        "408, 409, 425, 429 or 5xx.",
+    )
+    server_backoff_seconds: float = Field(
+        1.0,
+        gt=0,
+        le=60,
+        description="Seconds before a request is first repeated; doubled each time up to 60, and longer where "
+        "the server asks for that.",
+    )
+
+    @field_validator("server")
+    @classmethod
+    def _spell_server(cls, value: str | None) -> str | None:
+        return None if value is None else server_url(value)
+
+    @model_validator(mode="after")
+    def _check_server(self) -> Self:
+        if self.server is None and self.server_model_name is not None:
+            raise ValueError("server_model_name: goes with server")
+        return self
 
 
 class Score(Settings):
