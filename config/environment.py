@@ -38,6 +38,19 @@ def words(name: str, default: str = "") -> list[str]:
     return [word.strip() for word in text(name, default).split(",") if word.strip()]
 
 
+def servers(name: str) -> list[str]:
+    """A comma-separated list of base URLs, as the engine spells them. A bad one is not repeated: it may hold a password."""
+    from training.engine.config import server_url
+
+    found = []
+    for number, word in enumerate(words(name), 1):
+        try:
+            found.append(server_url(word))
+        except ValueError as error:
+            raise ImproperlyConfigured(f"{name}: address {number} {error}") from None
+    return found
+
+
 def secret_key(data: Path, required: bool) -> str:
     """SECRET_KEY from the environment, or one made on first start and kept in the data folder.
 

@@ -6,6 +6,8 @@ REDIS_URL          Redis or Valkey; unset: the bundled one
 PORT, HOST         where `manage.py up` serves (8000, 127.0.0.1)
 PRODUCTION         1: served over HTTPS; then SECRET_KEY and ALLOWED_HOSTS are required
 TASTEMAKER_POLICY  first policy of new projects: a folder or a hub name (default: the demo policy)
+TASTEMAKER_GENERATION_SERVERS, TASTEMAKER_SERVER_KEY
+                   servers that managers may have asked for completions (none), and the key that they are shown
 """
 
 from pathlib import Path
@@ -32,6 +34,10 @@ if PRODUCTION and DEBUG:
     raise ImproperlyConfigured("PRODUCTION and DEBUG are both set; a public server never runs with DEBUG")
 
 POLICY_MODEL = environment.text("TASTEMAKER_POLICY") or str(BASE_DIR / "training" / "demo" / "policy")
+
+# A worker asks them from inside the network, so managers choose among these and no others.
+GENERATION_SERVERS = environment.servers("TASTEMAKER_GENERATION_SERVERS")
+GENERATION_SERVER_KEY = environment.text("TASTEMAKER_SERVER_KEY")
 
 INSTALLED_APPS = [
     "config",

@@ -5,7 +5,9 @@ import os
 import shutil
 import tempfile
 
-for name in ("DATABASE_URL", "REDIS_URL", "PRODUCTION", "TASTEMAKER_POLICY"):
+for name in (
+    "DATABASE_URL", "REDIS_URL", "PRODUCTION", "TASTEMAKER_POLICY", "TASTEMAKER_GENERATION_SERVERS", "TASTEMAKER_SERVER_KEY",
+):  # fmt: skip
     os.environ.pop(name, None)
 os.environ["TASTEMAKER_DATA"] = tempfile.mkdtemp(prefix="tastemaker-tests-")
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"  # Playwright's loop runs beside the tests' database calls

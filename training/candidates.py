@@ -138,9 +138,14 @@ def _in_turn(
         yield from (offer for offer in turn if offer is not None)
 
 
+def author_of(run: Run) -> str:
+    """Who writes a generate run's candidates: the version that is sampled, or the model that a server is asked for."""
+    return run.config.get("server_model_name") or run.input_model.name
+
+
 def _store(run: Run) -> list[Completion]:
     """The completions of a generate run as rows, with how each was made. Empty ones are nothing to show."""
-    author = run.input_model.name
+    author = author_of(run)
     records = {
         (int(record.id), text_hash(record.completion)): record
         for record in iterate_records(run.path / "completions.jsonl", CompletionRecord)
@@ -176,7 +181,7 @@ def _store(run: Run) -> list[Completion]:
 def _generation(completion: Completion, run: Run, record: CompletionRecord) -> Generation:
     return Generation(
         completion=completion,
-        model_version=run.input_model,
+        model_version=None if run.config.get("server") else run.input_model,
         run=run,
         temperature=record.temperature,
         seed=run.seed,

@@ -7,7 +7,7 @@ import zoneinfo
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from django import forms
+from django import conf, forms
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import UploadedFile
 from pydantic import ValidationError as InvalidConfig
@@ -151,7 +151,9 @@ def setting_field(name: str, described: FieldInfo) -> forms.Field:
     if get_origin(annotation) is tuple:
         common["initial"] = ", ".join(f"{value:g}" for value in default)
         return NumbersField(**common)
-    return forms.CharField(**common)
+    if name == "server":
+        return ServerField(**common)
+    return forms.CharField(empty_value=None if optional else "", **common)
 
 
 def words_of(name: str) -> str:
@@ -169,6 +171,19 @@ class NumbersField(forms.CharField):
             return [float(word) for word in words]
         except ValueError:
             raise ValidationError("Give numbers with commas between them, such as 0.7, 1.0.") from None
+
+
+class ServerField(forms.TypedChoiceField):
+    """One of the servers that the operator has listed, or none."""
+
+    def __init__(self, **options: Any) -> None:
+        servers = [(url, url) for url in conf.settings.GENERATION_SERVERS]
+        super().__init__(
+            choices=[("", "none"), *servers],
+            empty_value=None,
+            error_messages={"invalid_choice": "Only servers that the operator has listed can be asked."},
+            **options,
+        )
 
 
 class TermsField(forms.JSONField):
@@ -305,9 +320,11 @@ def check_overrides(method: str, settings: Any) -> None:
     except runs.RunRefused as reason:
         raise ValidationError(f"{method}: {reason}") from reason
     try:
-        model.model_validate(placeholders | settings)
+        runs.check_server(model.model_validate(placeholders | settings))
     except InvalidConfig as error:
         raise ValidationError(f"{method}: {explain(error)}") from error
+    except runs.RunRefused as reason:
+        raise ValidationError(f"{method}: {reason}") from reason
 
 
 class FirstPolicyForm(forms.Form):

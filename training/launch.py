@@ -92,7 +92,7 @@ def _start(run: Run) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, "-m", "training.engine", run.method, str(request), str(run.path)],
             cwd=settings.BASE_DIR,
-            env=_environment(),
+            env=_environment() | _server_key(run),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -140,6 +140,12 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)} | {
         "PYTHONUNBUFFERED": "1"
     }
+
+
+def _server_key(run: Run) -> dict[str, str]:
+    """The key of the server that a run asks for completions; the engine is shown it, and no other run's is."""
+    key = settings.GENERATION_SERVER_KEY
+    return {"TASTEMAKER_SERVER_KEY": key} if key and run.config.get("server") else {}
 
 
 def _dies_with(parent: int) -> Callable[[], None]:

@@ -223,7 +223,8 @@ def _generate(round: Round, settings: LoopSettings) -> str | None:
     marked_run = _marking_run(round)
     most_marked = round_half_up(round.target * settings.marked_share)
     plan = {round.policy: settings.candidates_per_prompt}
-    if round.policy_id != settings.first_policy_id and settings.first_policy_share:
+    served = settings.overrides.get("generate", {}).get("server")  # It answers whichever policy is in use.
+    if not served and round.policy_id != settings.first_policy_id and settings.first_policy_share:
         theirs = max(1, round_half_up(settings.candidates_per_prompt * settings.first_policy_share))
         plan = {round.policy: max(1, settings.candidates_per_prompt - theirs), settings.first_policy: theirs}
 
@@ -251,7 +252,7 @@ def _generate(round: Round, settings: LoopSettings) -> str | None:
     )
     if not made:
         raise Halt(
-            f"{round.policy.name} answered every prompt with one text only, so there is nothing to compare. "
+            f"{candidates.author_of(sampled[0])} answered every prompt with one text only, so there is nothing to compare. "
             "Raise the temperatures of generate."
         )
     round.candidates_written = sum(run.generations.count() for run in sampled)

@@ -100,12 +100,30 @@ def validated(method: str, values: Mapping[str, Any]) -> Settings:
         raise RunRefused(f"There is no method {method!r}; there are {', '.join(METHODS)}.")
     try:
         config = METHODS[method].model_validate(dict(values))
+        check_server(config)
         check_sources(config)
     except ValidationError as error:
         raise RunRefused(explain(error)) from error
     except EngineError as error:
         raise RunRefused(str(error)) from error
     return config
+
+
+def check_server(config: Settings) -> None:
+    """Raise RunRefused for a server that the operator has not listed: a worker would ask it from inside the network.
+
+    Its model must be named as well, since that is who wrote the candidates; `model` names a version of ours.
+    """
+    server = getattr(config, "server", None)
+    if server is None:
+        return
+    if server not in settings.GENERATION_SERVERS:
+        raise RunRefused(
+            "server: only servers that the operator has listed (TASTEMAKER_GENERATION_SERVERS) can be asked, and "
+            f"{server} is none of them"
+        )
+    if not config.server_model_name:
+        raise RunRefused("server_model_name: must be given with server; it says who wrote the candidates")
 
 
 def _linked(

@@ -80,7 +80,8 @@ class RunsView(OfProject):
 
     @extend_schema(
         summary="Start a run",
-        description="Versions, datasets and prompts are named; paths and Python callables are not taken here.",
+        description="Versions, datasets and prompts are named; paths and Python callables are not taken here, and "
+        "of servers only those that the operator has listed.",
         request=serializers.NewRunSerializer,
         responses={201: serializers.RunSerializer, 400: ErrorSerializer},
     )
