@@ -37,9 +37,9 @@ from training.engine.batches import (
     make_batch,
     pack_batch,
     packed_batches,
-    token_batches,
 )
 from training.engine.config import EngineError, Sft
+from training.engine.lines import token_batches
 from training.engine.networks import trained_parameters
 from training.engine.packing import why_not_packed
 from training.engine.records import read_demonstrations

@@ -170,7 +170,8 @@ def test_two_processes_sample_score_and_judge_as_one(engine, settings, llama, ot
 
 
 def test_asked_to_stop_one_process_stops_all_and_one_alone_goes_on(engine, settings):
-    values = settings["ppo"] | {"steps": 40, "checkpoint_every_steps": 1000}
+    # Not many steps: in the long run rounding turns a token over, and from there on two runs are two.
+    values = settings["ppo"] | {"steps": 12, "checkpoint_every_steps": 1000}
     assert engine.run("ppo", "whole", **values) == 0
     config = engine.config(**values)
     children = start_two(engine, "ppo", "stopped", config, config)
@@ -178,7 +179,7 @@ def test_asked_to_stop_one_process_stops_all_and_one_alone_goes_on(engine, setti
     os.kill(children[1], signal.SIGTERM)  # not the one that writes
     assert exit_codes(children) == [143, 143]
     saved = [folder.name for folder in (engine.folder / "stopped" / "checkpoints").iterdir()]
-    assert len(saved) == 1 and "step-00000002" <= saved[0] < "step-00000040"
+    assert len(saved) == 1 and "step-00000002" <= saved[0] < "step-00000012"
     assert engine.run("ppo", "stopped", **values) == 0
     torch.testing.assert_close(weights(engine, "stopped"), weights(engine, "whole"), atol=2e-5, rtol=0)
 

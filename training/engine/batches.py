@@ -159,12 +159,6 @@ def longest_first(lengths: Sequence[int]) -> list[int]:
     return sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
 
 
-def token_batches(rows: Sequence[Tokens], budget: int, runtime: Runtime) -> Iterator[tuple[list[int], Batch]]:
-    """Row numbers with their batch, a forward pass each: this process's share of the rows, or all of them."""
-    for group in by_token_budget([row.length for row in rows], budget, runtime.processes):
-        yield group, make_batch([rows[row] for row in group], runtime.device)
-
-
 def packed_batches(
     rows: Sequence[Tokens], budget: int, runtime: Runtime
 ) -> Iterator[tuple[list[int], Batch]]:

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from training.engine.batches import Encoder, Tokens, row_sums, token_batches
+from training.engine.batches import Encoder, Tokens, row_sums
 from training.engine.config import Evaluate, Generate, Score, Settings
 from training.engine.generation import Completion, Sampling, sample
 from training.engine.guards import text_metrics
 from training.engine.intervals import mean_interval, share_interval
+from training.engine.lines import token_batches
 from training.engine.loading import load_policy, load_scorer
 from training.engine.networks import Policy, Scorer, generator, same_tokenizer
 from training.engine.records import CompletionRecord, PromptRecord, ScoreRecord, read_records
@@ -201,7 +202,8 @@ def completion_kl(
     """Exact KL of each sampled completion, in nats: of the whole vocabulary, summed over its tokens."""
     rows = [Tokens(completion.prompt, completion.tokens) for completion in completions]
     sums = torch.zeros(len(rows))
-    for group, batch in token_batches(rows, config.micro_batch_tokens, policy.runtime):
+    runtime = policy.runtime.shared_with(reference.runtime)
+    for group, batch in token_batches(rows, config.micro_batch_tokens, runtime):
         workspace.check_stop()
         kl = exact_kl(policy.head, policy.hidden(batch), reference.head, reference.hidden(batch), temperature)
         sums[group] = row_sums(kl, batch.lengths).cpu()

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from training.engine.advantages import equal_groups
-from training.engine.batches import Batch, gather_rows, row_sums, token_batches
+from training.engine.batches import Batch, gather_rows, row_sums
 from training.engine.guards import check_start
+from training.engine.lines import token_batches
 from training.engine.losses import approximate_kl
 from training.engine.online import Players, Prompts, Rollout, load_players, minibatches, updates_per_iteration
 from training.engine.online_settings import Grouped

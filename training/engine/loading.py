@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from transformers import (
 from training.engine.config import EngineError, Settings, Training
 from training.engine.ensemble import EnsembleHead
 from training.engine.networks import LanguageHead, Policy, Scorer, recompute_activations
+from training.engine.packing import take_lines
 from training.engine.runtime import Runtime
 from training.engine.tensors import log_distribution
 from training.engine.workspace import written_aside
@@ -85,6 +87,7 @@ def load_policy(source: str, config: Settings, runtime: Runtime) -> Policy:
     model.to(runtime.device).eval()
     if isinstance(config, Training) and config.gradient_checkpointing:
         recompute_activations(model)
+    runtime = replace(runtime, lines=take_lines(model, runtime))
     policy = Policy(model, tokenizer, ends, LanguageHead(model, runtime), runtime)
     _check_head(policy, source)
     return policy
@@ -112,6 +115,7 @@ def load_scorer(source: str, config: Settings, runtime: Runtime, labels: int | N
     model.to(runtime.device).eval()
     if isinstance(config, Training) and config.gradient_checkpointing:
         recompute_activations(model)
+    runtime = replace(runtime, lines=take_lines(model, runtime))
     mean = float(getattr(model.config, "score_mean", 0.0))
     return Scorer(model, tokenizer, ends, mean, runtime, load_ensemble(source, runtime))
 

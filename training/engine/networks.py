@@ -16,9 +16,10 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from training.engine.batches import Batch, Tokens, token_batches
+from training.engine.batches import Batch, Tokens
 from training.engine.config import Training
 from training.engine.ensemble import EnsembleHead
+from training.engine.lines import token_batches
 from training.engine.runtime import Runtime
 
 if TYPE_CHECKING:  # PEFT takes its time to load, and only adapters need it.

@@ -1,11 +1,14 @@
-"""Whether a model reads several rows on one line as it reads each of them alone."""
+"""Whether a model reads several rows on one line as it reads each of them alone: packed, or without any padding."""
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from training.engine.batches import Batch, Tokens, make_batch, pack_batch
+from training.engine.lines import NAME, make_line
 from training.engine.networks import Policy, hidden_states
 from training.engine.runtime import Runtime
 
@@ -24,15 +27,36 @@ def why_not_packed(policy: Policy, rows: Sequence[Tokens]) -> str | None:
     if window and longest > window:
         return f"it attends within windows of {window} tokens, which a mask of ours would undo"
     runtime = Runtime(policy.runtime.device, torch.float32)
-    probes = _probes(policy.head.vocabulary)
+    probes = _probes(policy.model)
     try:
-        packed = _states(policy, pack_batch(probes, runtime.device, width=sum(PROBE)), runtime)
+        packed = _states(policy.model, pack_batch(probes, runtime.device, width=sum(PROBE)), runtime)
     except Exception as error:  # Architectures fail as they like on a mask that they do not know.
         return f"it does not take a mask of four dimensions ({type(error).__name__})"
-    alone = torch.cat([_states(policy, make_batch([row], runtime.device), runtime) for row in probes])
-    if not torch.allclose(packed, alone, atol=TOLERANCE, rtol=TOLERANCE):
+    if not torch.allclose(packed, _alone(policy.model, probes, runtime), atol=TOLERANCE, rtol=TOLERANCE):
         return "rows on one line would see each other"
     return None
+
+
+def take_lines(model: PreTrainedModel, runtime: Runtime) -> bool:
+    """Let a model's attention read lines of rows without padding; says whether it does, and else leaves it as it was.
+
+    Not where attention is another than transformers' usual one, nor where a model's layers do not ask it alone:
+    a few rows, two of one prompt, are read both ways and compared.
+    """
+    usual = model.config._attn_implementation
+    if usual != "sdpa":
+        return False
+    runtime = Runtime(runtime.device, torch.float32)
+    first, second, third = _probes(model)
+    probes = [first, second, third, Tokens(first.prompt, third.completion)]
+    alone = _alone(model, probes, runtime)
+    model.set_attn_implementation(NAME)
+    with contextlib.suppress(Exception):  # as above
+        states = _states(model, make_line(probes, runtime.device), runtime)
+        if torch.allclose(states, alone, atol=TOLERANCE, rtol=TOLERANCE):
+            return True
+    model.set_attn_implementation(usual)
+    return False
 
 
 def _window(policy: Policy) -> int | None:
@@ -42,13 +66,18 @@ def _window(policy: Policy) -> int | None:
     return min((size for size in found if size), default=None)
 
 
-def _probes(vocabulary: int) -> list[Tokens]:
+def _probes(model: PreTrainedModel) -> list[Tokens]:
     """Rows of differing tokens; each is predicted from its second token on."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
     tokens = [(7 * place + 1) % vocabulary for place in range(sum(PROBE))]
     parts = torch.tensor(tokens).split(PROBE)
     return [Tokens(part[:1].tolist(), part[1:].tolist()) for part in parts]
 
 
+def _alone(model: PreTrainedModel, rows: Sequence[Tokens], runtime: Runtime) -> Tensor:
+    return torch.cat([_states(model, make_batch([row], runtime.device), runtime) for row in rows])
+
+
 @torch.no_grad()
-def _states(policy: Policy, batch: Batch, runtime: Runtime) -> Tensor:
-    return hidden_states(policy.model, batch, runtime)[batch.predicting].float()
+def _states(model: PreTrainedModel, batch: Batch, runtime: Runtime) -> Tensor:
+    return hidden_states(model, batch, runtime)[batch.predicting].float()

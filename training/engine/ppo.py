@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from training.engine.advantages import generalized_advantages, shaped_rewards
-from training.engine.batches import Batch, gather_rows, offsets, token_batches
+from training.engine.batches import Batch, gather_rows, offsets
 from training.engine.config import Ppo
 from training.engine.guards import check_start
+from training.engine.lines import token_batches
 from training.engine.loading import load_scorer
 from training.engine.losses import PolicyLoss, clipped_policy_loss, value_loss
 from training.engine.networks import Policy, Scorer, add_adapters, reset_head, same_tokenizer
@@ -121,7 +122,7 @@ def accumulate_gradients(
     Losses are divided by the real tokens of all these rows, so the passes and processes they are dealt to do not
     matter. Returns sums over tokens, and the greatest |new - old log-probability|, of all processes.
     """
-    runtime = players.policy.runtime
+    runtime = players.policy.runtime.shared_with(players.critic.runtime)
     lengths = rollout.lengths
     tokens = sum(lengths[number] for number in numbers)
     policy_tokens = tokens if policy_moves else 0

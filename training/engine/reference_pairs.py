@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
-from training.engine.batches import Encoder, Tokens, by_token_budget, make_batch, row_sums, token_batches
+from training.engine.batches import Encoder, Tokens, by_token_budget, row_sums
 from training.engine.config import Dpo, EngineError
+from training.engine.lines import lay_out, token_batches
 from training.engine.loading import load_policy
 from training.engine.networks import Policy
 from training.engine.records import PreferenceRecord
@@ -159,7 +160,7 @@ def _rows(pairs: Sequence[Pair]) -> list[Tokens]:
 
 def pair_logprobs(policy: Policy, pairs: Sequence[Pair]) -> Tensor:
     """(2, P) log-probabilities of the chosen and the rejected completions, nats."""
-    batch = make_batch(_rows(pairs), policy.runtime.device)
+    batch = lay_out(_rows(pairs), policy.runtime)
     logprobs = token_logprobs(policy.head, policy.hidden(batch), batch.targets, 1.0)
     return row_sums(logprobs, batch.lengths).view(2, -1)
 

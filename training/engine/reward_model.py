@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from training.engine.batches import Encoder, Tokens, make_batch
+from training.engine.batches import Encoder, Tokens
 from training.engine.config import EngineError, Reward
 from training.engine.course import take_course
 from training.engine.ensemble import EnsembleHead
 from training.engine.evaluate import encode_answers, sample_records
 from training.engine.fsdp import Spread
 from training.engine.generation import Sampling
+from training.engine.lines import lay_out
 from training.engine.loading import load_policy, load_scorer, save_model
 from training.engine.losses import centering_loss, preference_loss
 from training.engine.networks import Scorer, epoch_order, generator, reset_head
@@ -199,7 +200,7 @@ def update(
     mine = passes(judgments, config.micro_batch_tokens, processes)
     for group in mine:
         rows = [row for judgment in group for row in judgment.rows]
-        scores = scorer.labels(make_batch(rows, scorer.runtime.device))  # (rows, members + criteria)
+        scores = scorer.labels(lay_out(rows, scorer.runtime))  # (rows, members + criteria)
         places, tie, weights = _pairs(group, config, scores.device)
         chosen, rejected = scores[places[0]], scores[places[1]]  # (pairs, members + criteria)
         losses = preference_loss(chosen, rejected, tie[:, None])
@@ -226,7 +227,7 @@ def _keep_pace(scorer: Scorer, judgments: Sequence[Judgment], done: int, config:
     shares = [Processes(rank, count) for rank in range(count)]
     most = max(len(passes(judgments, config.micro_batch_tokens, share)) for share in shares)
     for _ in range(most - done):
-        batch = make_batch([judgments[0].rows[0]], scorer.runtime.device)
+        batch = lay_out([judgments[0].rows[0]], scorer.runtime)
         (0 * scorer.labels(batch).sum()).backward()
 
 

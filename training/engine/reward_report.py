@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.engine.batches import Tokens, by_token_budget, make_batch
+from training.engine.batches import Tokens, by_token_budget
 from training.engine.config import Reward
 from training.engine.intervals import share_interval
+from training.engine.lines import lay_out
 from training.engine.networks import Scorer
 from training.engine.preferences import OVERALL, Judgment
 
@@ -175,7 +176,7 @@ def _swapped_agreement(scorer: Scorer, verdicts: Verdicts, config: Reward) -> fl
     with torch.no_grad():
         for group in by_token_budget(lengths, config.micro_batch_tokens):
             rows = [row for number in group for row in pairs[number]]
-            scores = scorer.scores(make_batch(rows, scorer.runtime.device)).cpu().view(-1, 2)
+            scores = scorer.scores(lay_out(rows, scorer.runtime)).cpu().view(-1, 2)
             same += int(((scores[:, 1] - scores[:, 0] > 0) == (verdicts.gaps[group] > 0)).sum())
     return same / len(pairs)
 

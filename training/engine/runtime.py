@@ -1,7 +1,7 @@
 """Where to compute: device, number format, threads, and which other processes take a share."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,11 @@ class Runtime:
     device: torch.device
     dtype: torch.dtype  # of the forward pass; weights are float32
     processes: Processes = ALONE
+    lines: bool = False  # Rows are laid on one line, without padding; the network's attention reads that.
+
+    def shared_with(self, other: "Runtime") -> "Runtime":
+        """Of passes that are laid out once for two networks."""
+        return replace(self, lines=self.lines and other.lines)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The forward pass's number format."""

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.engine.batches import Tokens, token_batches
+from training.engine.batches import Tokens
 from training.engine.generation import Completion
+from training.engine.lines import token_batches
 from training.engine.networks import Policy
 from training.engine.processes import ALONE
 from training.engine.tensors import Comparison, compare_policies, token_logprobs
@@ -62,7 +63,7 @@ def read_tokens(
 
     ends = torch.tensor([len(row.completion) for row in rows]).cumsum(0).tolist()
     figures = torch.zeros(len(Comparison._fields), ends[-1], device=policy.runtime.device)
-    for group, batch in token_batches(rows, budget, policy.runtime):
+    for group, batch in token_batches(rows, budget, policy.runtime.shared_with(reference.runtime)):
         on_pass()
         hidden = _recorded(completions, group) if trusted else policy.hidden(batch)
         told = compare_policies(

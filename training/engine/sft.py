@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from training.engine.batches import Batch, Encoder, Tokens, packed_batches, row_sums, token_batches
+from training.engine.batches import Batch, Encoder, Tokens, packed_batches, row_sums
 from training.engine.config import Sft
 from training.engine.course import take_course
+from training.engine.lines import token_batches
 from training.engine.loading import load_policy, save_model
 from training.engine.networks import Policy, add_adapters, epoch_order, merge_adapters
 from training.engine.packing import why_not_packed

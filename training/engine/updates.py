@@ -42,7 +42,8 @@ class Updater:
         self.done = 0
         self.refused = 0
         used = [group for group in groups if group["params"]]
-        self._adam = torch.optim.AdamW(used, lr=rate, betas=BETAS, eps=EPSILON)
+        fused = not self._spread  # One pass over each tensor instead of ten.
+        self._adam = torch.optim.AdamW(used, lr=rate, betas=BETAS, eps=EPSILON, fused=fused)
 
     def step(self) -> float:
         """Apply and clear the gradients, those of all processes together; returns their norm before clipping.

@@ -1,0 +1,159 @@
+"""Rows on one line: what a row alone says of its tokens, and no place computed for nothing."""
+
+import pytest
+import torch
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+from tests.engine.conftest import make_gpt2, make_llama, make_tokenizer, policy_of, save, scorer_of
+from tests.engine.test_slots import FAMILIES, GROUPED, SIZES, WINDOW
+from training.engine.batches import Tokens, make_batch
+from training.engine.lines import Line, make_line, token_batches
+from training.engine.networks import recompute_activations
+from training.engine.tensors import token_logprobs
+
+CPU = torch.device("cpu")
+# Three completions of one prompt, two of another, which is longer than their completions, and two rows alone.
+ROWS = [
+    Tokens([4, 5, 6], [7, 8, 9, 10]),
+    Tokens([4, 5], [11, 4]),
+    Tokens([4, 5, 6], [5]),
+    Tokens([9, 8, 7, 6, 5, 4, 10, 11], [6, 6, 0]),
+    Tokens([4, 5, 6], [7, 7, 7, 7, 7, 7, 7, 0]),
+    Tokens([9, 8, 7, 6, 5, 4, 10, 11], [5, 0]),
+    Tokens([7], [0]),
+]
+SHARED = 3 + 3 + 8  # tokens of prompts that are there already
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def policy(request, tmp_path_factory):
+    model = FAMILIES[request.param](0)
+    return policy_of(save(tmp_path_factory.mktemp("family"), model, make_tokenizer()))
+
+
+def logprobs(policy, batch):
+    return token_logprobs(policy.head, policy.hidden(batch), batch.targets, 1.0)
+
+
+def gradients(policy, batches, weights):
+    """Of a loss that weighs every token of ROWS differently; batches come with their row numbers."""
+    policy.model.zero_grad()
+    for numbers, batch in batches:
+        own = torch.cat([weights[number] for number in numbers])
+        (logprobs(policy, batch) * own).sum().backward()
+    return {
+        name: value.grad.clone() for name, value in policy.model.named_parameters() if value.grad is not None
+    }
+
+
+def test_which_families_read_lines(policy):
+    name = type(policy.model).__name__
+    # Gemma 2 caps its attention, which torch's own does not; convolutions run across the rows of a line.
+    assert policy.runtime.lines == (name not in ("Gemma2ForCausalLM", "Lfm2ForCausalLM"))
+
+
+def test_a_line_says_of_every_row_what_the_row_alone_says(policy):
+    batches = list(token_batches(ROWS, 1000, policy.runtime))
+    with torch.no_grad():
+        for numbers, batch in batches:
+            alone = torch.cat([logprobs(policy, make_batch([ROWS[number]], CPU)) for number in numbers])
+            torch.testing.assert_close(logprobs(policy, batch), alone, atol=1e-5, rtol=1e-4)
+            last = [policy.model.base_model(input_ids=torch.tensor([[*ROWS[number].prompt, *ROWS[number].completion]]))
+                    for number in numbers]  # fmt: skip
+            own = torch.stack([one.last_hidden_state[0, -1] for one in last])
+            states = policy.model.base_model(
+                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions
+            )
+            torch.testing.assert_close(
+                states.last_hidden_state.flatten(0, 1)[batch.last], own, atol=1e-4, rtol=1e-3
+            )
+    assert sorted(number for numbers, _ in batches for number in numbers) == list(range(len(ROWS)))
+
+
+def test_gradients_are_those_of_rows_alone(policy):
+    random = torch.Generator().manual_seed(1)
+    weights = [torch.randn(len(row.completion), generator=random) for row in ROWS]
+    alone = gradients(policy, [([n], make_batch([row], CPU)) for n, row in enumerate(ROWS)], weights)
+    for budget in (1000, 20, 1):
+        together = gradients(policy, token_batches(ROWS, budget, policy.runtime), weights)
+        torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
+
+
+def test_no_column_is_computed_for_padding_nor_twice_for_a_prompt(llama):
+    policy = policy_of(llama)
+    [(_, batch)] = token_batches(ROWS, 1000, policy.runtime)
+    assert batch.ids.numel() == sum(row.length for row in ROWS) - SHARED
+    assert len(batch.targets) == len(batch.predicting) == sum(len(row.completion) for row in ROWS)
+
+
+@pytest.mark.parametrize("budget", [1, 8, 12, 20, 33])
+def test_no_line_is_longer_than_the_budget_but_for_one_row(llama, budget):
+    batches = list(token_batches(ROWS, budget, policy_of(llama).runtime))
+    for numbers, batch in batches:
+        assert batch.ids.numel() <= budget or len(numbers) == 1
+    assert sorted(number for numbers, _ in batches for number in numbers) == list(range(len(ROWS)))
+
+
+def test_attention_computes_few_places_that_are_nobodys(llama):
+    random = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 60, (64,), generator=random).tolist()
+    line = make_line([Tokens([4], [5] * length) for length in lengths], CPU).mask
+    computed = sum(part.queries.numel() for part in line.parts)
+    assert sum(len(part.real) for part in line.parts) == sum(lengths) + 1 > 0.85 * computed
+
+
+def test_a_window_on_a_line_is_that_of_the_row(tmp_path):
+    torch.manual_seed(0)
+    settings = SIZES | GROUPED | WINDOW
+    windowed = Gemma3ForCausalLM(Gemma3TextConfig(**settings, layer_types=["sliding_attention"] * 2))
+    policy = policy_of(save(tmp_path / "windowed", windowed, make_tokenizer()))
+    rows = [Tokens([4, 5, 6, 7, 8, 9, 10, 11, 4], [6] * 9), Tokens([4, 5, 6, 7, 8, 9, 10, 11, 4], [7] * 4)]
+    assert policy.runtime.lines
+    with torch.no_grad():
+        alone = torch.cat([logprobs(policy, make_batch([row], CPU)) for row in rows])
+        torch.testing.assert_close(logprobs(policy, make_line(rows, CPU)), alone, atol=1e-5, rtol=1e-4)
+
+
+def test_a_line_outlives_recomputed_activations(llama):
+    policy, other = policy_of(llama), policy_of(llama)
+    recompute_activations(other.model)
+    weights = [torch.ones(len(row.completion)) for row in ROWS]
+    [(numbers, batch)] = token_batches(ROWS, 1000, policy.runtime)
+    torch.testing.assert_close(
+        gradients(other, [(numbers, batch)], weights), gradients(policy, [(numbers, batch)], weights)
+    )
+
+
+def test_a_scorer_and_a_policy_of_another_kind_share_what_both_can_read(llama, tmp_path):
+    eager = make_llama()
+    folder = save(tmp_path / "eager", eager, make_tokenizer())
+    policy, scorer = policy_of(llama), scorer_of(folder)
+    assert policy.runtime.shared_with(scorer.runtime).lines
+    apart = policy_of(save(tmp_path / "conv", FAMILIES["convolutions"](0), make_tokenizer()))
+    [(_, batch)] = token_batches(ROWS[:1], 1000, policy.runtime.shared_with(apart.runtime))
+    assert not isinstance(batch.mask, Line)
+
+
+def test_a_saved_model_does_not_name_our_attention(tmp_path):
+    policy = policy_of(save(tmp_path / "one", make_gpt2(), make_tokenizer(pad="<pad>")))
+    policy.model.save_pretrained(tmp_path / "two")
+    assert policy.runtime.lines
+    assert "ragged" not in (tmp_path / "two" / "config.json").read_text()
+
+
+def test_half_precision_attends_in_float32_on_a_processor(llama, monkeypatch):
+    from training.engine import lines
+
+    policy = policy_of(llama, precision="bfloat16")
+    seen = set()
+    attention = lines.sdpa_attention_forward
+
+    def note(module, query, key, value, *rest, **options):
+        seen.update((query.dtype, key.dtype, value.dtype))
+        return attention(module, query, key, value, *rest, **options)
+
+    monkeypatch.setattr(lines, "sdpa_attention_forward", note)
+    [(_, batch)] = token_batches(ROWS, 1000, policy.runtime)
+    with torch.no_grad():
+        policy.hidden(batch)
+    assert seen == {torch.float32}

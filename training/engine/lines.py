@@ -1,0 +1,222 @@
+"""Rows of different lengths without padding: all their tokens on one line, on which attention keeps rows apart.
+
+Everything in a model but attention looks at one token at a time, so a line of N tokens costs N tokens, whatever
+the rows' lengths are. Rows that begin with the same prompt can share it: its tokens are on the line once, as a
+stem, and the completions that branch off it look at it. Attention takes segments (stems, branches, whole rows) of
+like length together, a part at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from training.engine.batches import Batch, Tokens, by_token_budget, longest_first, make_batch
+from training.engine.runtime import Runtime
+
+NAME = "ragged_sdpa"
+LIKE = 0.8  # A segment shorter than that share of its part's longest begins another part.
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens that lie side by side on the line; a branch goes on from where its stem ends."""
+
+    tokens: list[int]
+    begin: int  # place of its first token on the line
+    stem: Segment | None = None
+
+    @property
+    def end(self) -> int:
+        """The place after its last token."""
+        return self.begin + len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Part:
+    """R segments of like length, T tokens at most, which look at S tokens at most."""
+
+    queries: Tensor  # (R, T) places on the line; what a segment is too short for repeats its last place
+    keys: Tensor  # (R, S), ending with the queries'
+    real: Tensor  # (n,) places in the flattened (R * T) that are a segment's own
+    mask: Tensor | None  # (R, 1, T, S) bool, what looks at what; None where causality says it all
+
+
+class Line(Tensor):
+    """What stands in a model's attention mask, and hands the parts of the line down to its layers."""
+
+    parts: tuple[Part, ...]
+
+
+def token_batches(rows: Sequence[Tokens], budget: int, runtime: Runtime) -> Iterator[tuple[list[int], Batch]]:
+    """Row numbers with their batch, a forward pass each: this process's share of the rows, or all of them."""
+    lengths = [row.length for row in rows]
+    if runtime.lines:
+        groups = _by_line_budget(rows, runtime.processes.deal(longest_first(lengths)), budget)
+    else:
+        groups = by_token_budget(lengths, budget, runtime.processes)
+    for group in groups:
+        yield group, lay_out([rows[row] for row in group], runtime)
+
+
+def lay_out(rows: Sequence[Tokens], runtime: Runtime) -> Batch:
+    """One pass over these rows, in the way that its models can read."""
+    return make_line(rows, runtime.device) if runtime.lines else make_batch(rows, runtime.device)
+
+
+def _by_line_budget(rows: Sequence[Tokens], own: Sequence[int], budget: int) -> list[list[int]]:
+    """Row numbers, those of one prompt together, in groups that hold at most `budget` tokens on a line.
+
+    A row longer than the budget gets a group of its own.
+    """
+    of_prompt: dict[tuple[int, ...], list[int]] = {}
+    for number in own:
+        of_prompt.setdefault(tuple(rows[number].prompt), []).append(number)
+    groups: list[list[int]] = []
+    used = 0
+    for numbers in of_prompt.values():
+        for number in numbers:
+            cost = rows[number].length if number == numbers[0] else len(rows[number].completion)
+            if not groups or used + cost > budget:
+                groups.append([])
+                used, cost = 0, rows[number].length
+            groups[-1].append(number)
+            used += cost
+    return groups
+
+
+def make_line(rows: Sequence[Tokens], device: torch.device) -> Batch:
+    """Rows on one line; those of one prompt share it."""
+    of_prompt: dict[tuple[int, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        of_prompt.setdefault(tuple(row.prompt), []).append(number)
+    # Of each row the segment that holds its completion.
+    whole = [numbers[0] for numbers in of_prompt.values() if len(numbers) == 1]
+    stems = [(rows[number].prompt + rows[number].completion, [number]) for number in whole]
+    stems += [(list(prompt), numbers) for prompt, numbers in of_prompt.items() if len(numbers) > 1]
+    segments: list[Segment] = []
+    owners: dict[int, Segment] = {}
+    end = 0
+    branching: list[tuple[int, Segment]] = []
+    for tokens, numbers in sorted(stems, key=lambda stem: -len(stem[0])):
+        segments.append(Segment(tokens, end))
+        end += len(tokens)
+        if len(numbers) == 1:
+            owners[numbers[0]] = segments[-1]
+        else:
+            branching += [(number, segments[-1]) for number in numbers]
+    roots = len(segments)
+    for number, stem in sorted(branching, key=lambda one: -len(rows[one[0]].completion)):
+        owners[number] = Segment(rows[number].completion, end, stem)
+        segments.append(owners[number])
+        end = segments[-1].end
+    parts = (*_parts(segments[:roots], device), *_parts(segments[roots:], device))
+    line = torch.zeros((1, 1, 1, 1), device=device).as_subclass(Line)
+    line.parts = parts
+    starts = [len(one.stem.tokens) if one.stem else 0 for one in segments]
+    positions = [
+        torch.arange(start, start + len(one.tokens)) for start, one in zip(starts, segments, strict=True)
+    ]
+    predicting, last = [], []
+    for number, row in enumerate(rows):
+        owner = owners[number]
+        begin = owner.end - len(row.completion)
+        first = owner.stem.end - 1 if owner.stem else begin - 1
+        predicting += [torch.tensor([first]), torch.arange(begin, owner.end - 1)]
+        last.append(owner.end - 1)
+    return Batch(
+        ids=torch.tensor([[token for one in segments for token in one.tokens]], device=device),
+        positions=torch.cat(positions)[None].to(device),
+        mask=line,
+        predicting=torch.cat(predicting).to(device),
+        targets=torch.tensor([token for row in rows for token in row.completion], device=device),
+        last=torch.tensor(last, device=device),
+        lengths=[len(row.completion) for row in rows],
+    )
+
+
+def _parts(segments: Sequence[Segment], device: torch.device) -> list[Part]:
+    """Segments, which come longest first, in runs of like length."""
+    runs: list[list[Segment]] = []
+    for segment in segments:
+        if not runs or len(segment.tokens) < LIKE * len(runs[-1][0].tokens):
+            runs.append([])
+        runs[-1].append(segment)
+    return [_part(run, device) for run in runs]
+
+
+def _part(run: Sequence[Segment], device: torch.device) -> Part:
+    longest = len(run[0].tokens)
+    lengths = torch.tensor([len(one.tokens) for one in run])[:, None]
+    begins = torch.tensor([one.begin for one in run])[:, None]
+    steps = torch.arange(longest)[None]
+    queries = begins + torch.minimum(steps, lengths - 1)
+    real = (steps < lengths).flatten().nonzero().squeeze(1)
+    keys, mask = queries, None
+    stems = torch.tensor([[one.stem.end, len(one.stem.tokens)] for one in run if one.stem])
+    if len(stems):
+        # A stem's keys end where its branch's begin, so that one triangle suits branches of any stem.
+        room = int(stems[:, 1].max())
+        before = torch.arange(-room, 0)[None]
+        keys = torch.cat([(stems[:, :1] + before).clamp(min=0), queries], dim=1)
+        seen = torch.cat([before >= -stems[:, 1:], torch.ones_like(queries, dtype=torch.bool)], dim=1)
+        causal = torch.ones(longest, room + longest, dtype=torch.bool).tril(room)
+        mask = (causal & seen[:, None]).unsqueeze(1).to(device)
+    return Part(queries.to(device), keys.to(device), real.to(device), mask)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention; on a line, of each part by itself. (1, heads, N, size) to (1, N, heads, size)."""
+    if query.device.type == "cpu" and value.dtype != torch.float32:
+        # In half precision torch's attention takes five times as long on a processor in the backward pass.
+        wide = (one.float() for one in (query, key, value))
+        with torch.autocast("cpu", enabled=False):
+            seen, _ = attend(module, *wide, attention_mask, **options)
+        return seen.to(value.dtype), None
+    if not isinstance(attention_mask, Line):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))  # (N, heads, size)
+    seen = [_attend_part(module, query, key, value, part, options) for part in attention_mask.parts]
+    return torch.cat(seen)[None], None
+
+
+def _attend_part(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, part: Part, options: dict[str, Any]
+) -> Tensor:
+    """(n, heads, size) of the part's own tokens, in their order on the line."""
+    rows = len(part.queries)
+    padded = [
+        one.index_select(0, places.flatten()).unflatten(0, (rows, -1)).transpose(1, 2)
+        for one, places in ((query, part.queries), (key, part.keys), (value, part.keys))
+    ]
+    mask = part.mask
+    if (window := options.get("sliding_window")) and window < part.keys.shape[1]:
+        mask = _within(window, part)
+    seen, _ = sdpa_attention_forward(module, *padded, mask, **options)
+    return seen.flatten(0, 1).index_select(0, part.real)
+
+
+def _within(window: int, part: Part) -> Tensor:
+    """The part's mask, with nothing seen that lies `window` tokens back or more."""
+    queries, keys = part.queries.shape[1], part.keys.shape[1]
+    near = torch.ones(queries, keys, dtype=torch.bool, device=part.queries.device)
+    near = near.tril(keys - queries).triu(keys - queries - window + 1)
+    return near[None, None] if part.mask is None else near & part.mask
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
