@@ -14,13 +14,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import SETTINGS, SIZES
 from benchmarks.judge import judge_policy, judge_reward_model
-from benchmarks.report import MEMORY, rate, summary, table
+from benchmarks.report import MEMORY, full_report, rate, summary
 from benchmarks.task import LORA_RANK, make_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +29,8 @@ PEER = ROOT / ".venv-bench"
 OLD_TRL = PEER / "trl-1.12.0"  # the last release with PPO
 RESULTS = ROOT / "benchmarks" / "results"
 JOBS = ("reward", "grpo", "ppo", "memory", "sampling", "resume")
-MEMORY_STEPS = 3  # iterations; the peak is there after the first
+QUICK_MEMORY = ("shared", "peer")
+FEW_STEPS = 2  # iterations where memory or resuming is measured; the peak is there after the first
 JOB_SECONDS = 3600.0
 
 
@@ -41,9 +43,12 @@ class Bench:
         tell(f"{size}: the task in {self.work}")
         self.task = make_task(self.work, size)
 
-    def run(self, what: str, pairs: int) -> list[dict[str, dict[str, Any]]]:
+    def run(self, what: str, pairs: int, quick: bool) -> list[dict[str, dict[str, Any]]]:
         """The sides of a job in turn, so many times over; of each time what each side measured."""
-        sides = tuple(MEMORY) if what == "memory" else ("ours",) if what == "resume" else ("ours", "peer")
+        sides: Sequence[str] = {
+            "memory": QUICK_MEMORY if quick else tuple(MEMORY),
+            "resume": ("ours",),
+        }.get(what, ("ours", "peer"))
         return [{side: self._side(what, side, seed) for side in sides} for seed in range(1, pairs + 1)]
 
     def _side(self, what: str, side: str, seed: int) -> dict[str, Any]:
@@ -77,12 +82,12 @@ class Bench:
         if method in ("grpo", "ppo"):
             job["reward_model"] = task["reward"]
         if what in ("memory", "resume"):
-            settings = settings | {"steps": MEMORY_STEPS}
+            settings = settings | {"steps": FEW_STEPS}
         if side in ("shared", "apart"):
             job["adapters"] = {"lora_rank": LORA_RANK, "share_base": side == "shared"}
             job["reward_model"] = task["reward_adapter"]
         if what == "resume":
-            job |= {"what": "resume", "stop_after": MEMORY_STEPS - 1}
+            job |= {"what": "resume", "stop_after": FEW_STEPS - 1}
         return job | {"settings": settings, "out": str(out)}
 
     def _judge(self, what: str, figures: dict[str, Any], out: Path) -> dict[str, float]:
@@ -180,9 +185,9 @@ def main() -> None:
     report: dict[str, Any] = {"machine": describe_machine(given.threads), "pairs": pairs, "sizes": {}}
     for size in sizes:
         bench = Bench(size, given.work.resolve(), given.threads)
-        runs = {job: bench.run(job, pairs) for job in jobs}
+        runs = {job: bench.run(job, pairs, given.quick) for job in jobs}
         report["sizes"][size] = {"summary": summary(runs), "runs": runs}
-        print("\n".join([f"{size}, {pairs} pairs, {given.threads} threads a side", "", *table(runs), ""]))
+    print("\n".join(full_report(report)))
     tell(f"{time.monotonic() - began:.0f} seconds")
     write_results(report, given.out or RESULTS / ("quick.json" if given.quick else "full.json"))
     found = {size: one["summary"] for size, one in report["sizes"].items()}

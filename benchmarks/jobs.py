@@ -40,14 +40,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "steps": 20,
         "samples_per_prompt": 8,
         "epochs": 1,
-        "learning_rate": 1e-3,
-        "kl_coefficient": 0.02,
+        "learning_rate": 5e-4,
+        "kl_coefficient": 0.05,
         "clip_range_high": 0.28,
         "max_grad_norm": 1.0,
     },
     "ppo": {
         **ONLINE,
-        "steps": 20,
+        "steps": 12,
         "epochs": 4,
         "learning_rate": 3e-4,
         "kl_coefficient": 0.1,
@@ -64,7 +64,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 # By size of the model: what differs from the above.
-SIZES: dict[str, dict[str, dict[str, Any]]] = {"small": {}}
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "small": {},
+    "large": {
+        "reward": {"learning_rate": 5e-4},
+        "grpo": {"learning_rate": 2e-4, "steps": 6},
+        "ppo": {"learning_rate": 1e-4, "steps": 6},
+        "sampling": {"answers": 256},
+    },
+}
 
 Runner = Callable[[dict[str, Any]], dict[str, Any]]
 

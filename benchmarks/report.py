@@ -1,12 +1,29 @@
-"""From what the sides measured to ratios, a table and one line of JSON: arithmetic alone."""
+"""From what the sides measured to ratios, tables and one line of JSON: arithmetic alone.
 
+    python -m benchmarks.report benchmarks/results/full.json
+
+puts the tables of a run into docs/performance.md.
+"""
+
+import json
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 # What a job's work is counted in, and what its result is judged by.
 UNITS = {"reward": "pairs", "grpo": "episodes", "ppo": "episodes", "sampling": "useful tokens"}
 OUTCOMES = {"reward": ("accuracy",), "grpo": ("gold", "kl_nats"), "ppo": ("gold", "kl_nats")}
+# The sides of the job `memory`.
+MEMORY = {
+    "shared": "ours, adapters on a shared base",
+    "apart": "ours, adapters, a copy of the base for each of the four networks",
+    "ours": "ours, all weights trained",
+    "peer": "peer, all weights trained",
+}
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+BEGIN, END = "<!-- last run -->", "<!-- /last run -->"
 
 Figures = Mapping[str, Any]
 Pairs = Sequence[Mapping[str, Figures]]  # of each pair: a side's name to what it measured
@@ -49,51 +66,70 @@ def summary(runs: Mapping[str, Pairs]) -> dict[str, Any]:
     return found
 
 
-def table(runs: Mapping[str, Pairs]) -> list[str]:
+def tables(runs: Mapping[str, Pairs]) -> list[str]:
     """Of one size, in Markdown."""
     lines = [
-        "| what | ours | peer | ratio | ratio of CPU time | ours: outcome | peer: outcome | ours, MB | peer, MB |",
+        "| what | ours | peer | ratio | of CPU time | ours: outcome | peer: outcome | ours, MB | peer, MB |",
         "|---|---|---|---|---|---|---|---|---|",
+        *(_speed_row(what, runs[what]) for what in UNITS if what in runs),
     ]
-    for what, unit in UNITS.items():
-        if what not in runs:
-            continue
-        pairs = runs[what]
-        rates = [f"{median(rate(pair[side]) for pair in pairs):,.1f}" for side in ("ours", "peer")]
-        outcomes = [outcome(pairs, side, OUTCOMES.get(what, ())) for side in ("ours", "peer")]
-        memory = [f"{middle(pairs, side, 'peak_bytes') / 1e6:,.0f}" for side in ("ours", "peer")]
-        ratios = [f"{speed_ratio(pairs, clock):.2f}" for clock in ("seconds", "cpu_seconds")]
-        lines.append(row(f"{what}, {unit} a second", *rates, *ratios, *outcomes, *memory))
     if "memory" in runs:
         pairs = runs["memory"]
         lines += ["", "| memory of PPO over the libraries | MB | beside the peer |", "|---|---|---|"]
-        for side, words in MEMORY.items():
-            share = memory_ratio(pairs, side, "peer")
-            lines.append(row(words, f"{middle(pairs, side, 'peak_bytes') / 1e6:,.0f}", f"{share:.2f}"))
+        lines += [_memory_row(side, pairs) for side in MEMORY if side in pairs[0]]
     if "resume" in runs:
-        seconds = [
-            f"{middle(runs['resume'], 'ours', name):.2f}" for name in ("seconds", "checkpoint_seconds")
-        ]
-        lines += ["", f"PPO goes on from a checkpoint {seconds[0]} s after its process began; "]
-        lines[-1] += f"{seconds[1]} s of these read the checkpoint."
+        seconds, read = (middle(runs["resume"], "ours", f"{name}seconds") for name in ("", "checkpoint_"))
+        lines += ["", f"PPO goes on from a checkpoint {seconds:.1f} s after its process was started;"]
+        lines += [f"{read:.2f} s of these read the checkpoint."]
     return lines
 
 
-# The sides of the job `memory`.
-MEMORY = {
-    "shared": "ours, adapters on a shared base",
-    "apart": "ours, adapters, four copies",
-    "ours": "ours, all weights trained",
-    "peer": "peer, all weights trained",
-}
+def _speed_row(what: str, pairs: Pairs) -> str:
+    rates = [f"{median(rate(pair[side]) for pair in pairs):,.1f}" for side in ("ours", "peer")]
+    ratios = [f"{speed_ratio(pairs, clock):.2f}" for clock in ("seconds", "cpu_seconds")]
+    outcomes = [_outcome(pairs, side, OUTCOMES.get(what, ())) for side in ("ours", "peer")]
+    return _row(f"{what}, {UNITS[what]} a second", *rates, *ratios, *outcomes, *_megabytes(pairs))
 
 
-def outcome(pairs: Pairs, side: str, names: Sequence[str]) -> str:
-    """Medians of what a model is worth, with their names."""
+def _memory_row(side: str, pairs: Pairs) -> str:
+    share = memory_ratio(pairs, side, "peer")
+    return _row(MEMORY[side], *_megabytes(pairs, (side,)), f"{share:.2f}")
+
+
+def _outcome(pairs: Pairs, side: str, names: Sequence[str]) -> str:
     words = {"kl_nats": "KL"}
     return ", ".join(f"{words.get(name, name)} {middle(pairs, side, name):.2f}" for name in names)
 
 
-def row(*cells: str) -> str:
-    """A line of a table."""
+def _megabytes(pairs: Pairs, sides: Sequence[str] = ("ours", "peer")) -> list[str]:
+    return [f"{middle(pairs, side, 'peak_bytes') / 1e6:,.0f}" for side in sides]
+
+
+def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def full_report(report: Mapping[str, Any]) -> list[str]:
+    """All sizes of a run, and what they ran on."""
+    machine = report["machine"]
+    lines = [
+        f"{machine['date']}, commit {machine['commit']}, {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['threads']} threads a side, load before {machine['load_before']}; medians of {report['pairs']} pairs.",
+        f"Peer: TRL {machine['peer']['trl']} ({machine['peer']['trl for ppo']} for PPO); torch {machine['peer']['torch']} "
+        f"and transformers {machine['peer']['transformers']} on both sides.",
+    ]
+    for size, one in report["sizes"].items():
+        lines += ["", f"**{size}**", "", *tables(one["runs"])]
+    return lines
+
+
+def main() -> None:
+    """Put a run's tables into the page."""
+    report = json.loads(Path(sys.argv[1]).read_text())
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text("\n".join([before + BEGIN, *full_report(report), END + after]))
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ from training.demo.gold import gold_preference
 
 SEED = 1
 SAMPLES_PER_PROMPT = 8  # in pairs
-PAIRS = {"train": 1600, "eval": 400}
+PAIRS = {"small": {"train": 1600, "eval": 400}, "large": {"train": 640, "eval": 400}}
 REWARD_RATES = {"small": 1e-3, "large": 5e-4}
 LORA_RANK = 8
 ADAPTER_PAIRS = 160  # The reward model on a shared base serves to measure memory alone.
@@ -41,7 +41,7 @@ def make_task(work: Path, size: str) -> dict[str, str]:
         samples = engine(
             "generate", work / f"samples-{name}", sampling | {"samples_per_prompt": SAMPLES_PER_PROMPT}
         )
-        rows = preferences(read_rows(str(samples / "completions.jsonl")), PAIRS[name], name)
+        rows = preferences(read_rows(str(samples / "completions.jsonl")), PAIRS[size][name], name)
         task |= {f"{name}_prompts": str(prompts), f"{name}_pairs": write_rows(work / f"{name}.jsonl", rows)}
     few = write_rows(work / "few.jsonl", read_rows(task["train_pairs"])[:ADAPTER_PAIRS])
     reading = {**recipe.REWARD, "members": 1, "epochs": 1, "model": str(policy), "seed": SEED}
