@@ -2,8 +2,8 @@
 
     python -m benchmarks.peer JOB.json
 
-Set as somebody would who knows them: no log, no checkpoint, no gradient checkpointing, float32, and a whole
-minibatch in one pass. Nothing of ours is loaded but the job and the meter. Each trainer's arguments are made by
+Set as somebody would who knows them: no log, no checkpoint, no gradient checkpointing, float32, and passes of
+the size that was the fastest. Nothing of ours is loaded but the job and the meter. Each trainer's arguments are made by
 a function of the job's settings alone, which a test holds against ours.
 """
 
@@ -30,6 +30,8 @@ PLAIN: dict[str, Any] = {
     "disable_tqdm": True,
 }
 
+PASS_PAIRS = 8  # of a forward pass: faster than 16 by a seventh, and 4 are no faster
+
 Settings = Mapping[str, Any]
 
 
@@ -38,7 +40,8 @@ def reward_arguments(settings: Settings) -> dict[str, Any]:
     return {
         **PLAIN,
         "num_train_epochs": settings["epochs"],
-        "per_device_train_batch_size": settings["batch_size"],
+        "per_device_train_batch_size": PASS_PAIRS,
+        "gradient_accumulation_steps": settings["batch_size"] // PASS_PAIRS,
         "learning_rate": settings["learning_rate"],
         "center_rewards_coefficient": settings["center_coefficient"],
         "max_grad_norm": settings["max_grad_norm"],
@@ -48,7 +51,10 @@ def reward_arguments(settings: Settings) -> dict[str, Any]:
 
 
 def grpo_arguments(settings: Settings) -> dict[str, Any]:
-    """For GRPOConfig. It has no limit for prompts, and none of the task's is longer than ours."""
+    """For GRPOConfig. It has no limit for prompts, and none of the task's is longer than ours.
+
+    A pass is a whole minibatch; halves and quarters of one were no faster.
+    """
     updates = settings["batch_size"] // settings["minibatch_size"]
     return {
         **PLAIN,

@@ -20,7 +20,8 @@ from training.demo.gold import gold_preference
 
 SEED = 1
 SAMPLES_PER_PROMPT = 8  # in pairs
-PAIRS = {"small": {"train": 1600, "eval": 400}, "large": {"train": 640, "eval": 400}}
+PAIRS = {"train": 1600, "eval": 400}
+TIMED_PAIRS = {"small": 1600, "large": 640}  # from which both sides learn a reward model
 REWARD_RATES = {"small": 1e-3, "large": 5e-4}
 LORA_RANK = 8
 ADAPTER_PAIRS = 160  # The reward model on a shared base serves to measure memory alone.
@@ -41,13 +42,15 @@ def make_task(work: Path, size: str) -> dict[str, str]:
         samples = engine(
             "generate", work / f"samples-{name}", sampling | {"samples_per_prompt": SAMPLES_PER_PROMPT}
         )
-        rows = preferences(read_rows(str(samples / "completions.jsonl")), PAIRS[size][name], name)
+        rows = preferences(read_rows(str(samples / "completions.jsonl")), PAIRS[name], name)
         task |= {f"{name}_prompts": str(prompts), f"{name}_pairs": write_rows(work / f"{name}.jsonl", rows)}
-    few = write_rows(work / "few.jsonl", read_rows(task["train_pairs"])[:ADAPTER_PAIRS])
+    everything, rows = task["train_pairs"], read_rows(task["train_pairs"])
+    few = write_rows(work / "few.jsonl", rows[:ADAPTER_PAIRS])
+    task["train_pairs"] = write_rows(work / "timed.jsonl", rows[: TIMED_PAIRS[size]])
     reading = {**recipe.REWARD, "members": 1, "epochs": 1, "model": str(policy), "seed": SEED}
     reading |= {"prompts": task["train_prompts"], "learning_rate": REWARD_RATES[size]}
     learning = {
-        "reward": {"train_data": task["train_pairs"], "eval_data": task["eval_pairs"]},
+        "reward": {"train_data": everything, "eval_data": task["eval_pairs"]},
         "reward_adapter": {"train_data": few, "lora_rank": LORA_RANK, "normalization_samples": 64},
     }
     for name, settings in learning.items():

@@ -72,6 +72,8 @@ def test_the_peer_is_told_every_setting_of_a_job(what):
 def test_both_sides_make_as_many_updates_of_the_same_size():
     from training.engine.online import updates_per_iteration
 
+    config, told = config_of("reward"), peer.reward_arguments(SETTINGS["reward"])
+    assert told["per_device_train_batch_size"] * told["gradient_accumulation_steps"] == config.batch_size
     config, told = config_of("grpo"), peer.grpo_arguments(SETTINGS["grpo"])
     assert told["max_steps"] == config.steps * updates_per_iteration(config)
     assert told["per_device_train_batch_size"] == config.update_size
