@@ -67,7 +67,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "small": {},
     "large": {
-        "reward": {"learning_rate": 5e-4},
         "grpo": {"learning_rate": 2e-4, "steps": 6},
         "ppo": {"learning_rate": 1e-4, "steps": 6},
         "sampling": {"answers": 256},

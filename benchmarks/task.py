@@ -22,7 +22,6 @@ SEED = 1
 SAMPLES_PER_PROMPT = 8  # in pairs
 PAIRS = {"train": 1600, "eval": 400}
 TIMED_PAIRS = {"small": 1600, "large": 640}  # from which both sides learn a reward model
-REWARD_RATES = {"small": 1e-3, "large": 5e-4}
 LORA_RANK = 8
 ADAPTER_PAIRS = 160  # The reward model on a shared base serves to measure memory alone.
 LARGE = build.Size(layers=6, width=352, heads=11, inner_width=960)  # 9.6 million parameters
@@ -48,7 +47,7 @@ def make_task(work: Path, size: str) -> dict[str, str]:
     few = write_rows(work / "few.jsonl", rows[:ADAPTER_PAIRS])
     task["train_pairs"] = write_rows(work / "timed.jsonl", rows[: TIMED_PAIRS[size]])
     reading = {**recipe.REWARD, "members": 1, "epochs": 1, "model": str(policy), "seed": SEED}
-    reading |= {"prompts": task["train_prompts"], "learning_rate": REWARD_RATES[size]}
+    reading |= {"prompts": task["train_prompts"]}
     learning = {
         "reward": {"train_data": everything, "eval_data": task["eval_pairs"]},
         "reward_adapter": {"train_data": few, "lora_rank": LORA_RANK, "normalization_samples": 64},
