@@ -12,7 +12,7 @@ from training.engine.networks import recompute_activations
 from training.engine.tensors import token_logprobs
 
 CPU = torch.device("cpu")
-# Three completions of one prompt, two of another, which is longer than their completions, and two rows alone.
+# Four completions of one prompt, two of another, which is longer than their completions, and two rows alone.
 ROWS = [
     Tokens([4, 5, 6], [7, 8, 9, 10]),
     Tokens([4, 5], [11, 4]),
@@ -21,8 +21,9 @@ ROWS = [
     Tokens([4, 5, 6], [7, 7, 7, 7, 7, 7, 7, 0]),
     Tokens([9, 8, 7, 6, 5, 4, 10, 11], [5, 0]),
     Tokens([7], [0]),
+    Tokens([4, 5, 6], [8, 0]),  # as long as another prompt's, so that attention takes both together
 ]
-SHARED = 3 + 3 + 8  # tokens of prompts that are there already
+SHARED = 3 + 3 + 3 + 8  # tokens of prompts that are there already
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
