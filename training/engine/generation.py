@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -227,7 +228,9 @@ class _Sampler:
 
     def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
         """(B, d) the states after the last of (B, T) ids."""
-        with self._policy.runtime.autocast():
+        # On a processor a step of few tokens would take longer to bring the weights to half precision than it saves.
+        is_gpu = self._device.type == "cuda"
+        with self._policy.runtime.autocast() if is_gpu else nullcontext():
             output = self._policy.model.base_model(
                 input_ids=ids,
                 attention_mask=mask,
