@@ -6,6 +6,7 @@ Guards that would stop a run or an update early are opened wide, and the price o
 has neither. What the guards look at is computed all the same.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from benchmarks.meter import Meter, warm_up
 from training.engine import grpo, online, ppo, reward_model, sharing  # noqa: F401 (the same)
 from training.engine.batches import Encoder
 from training.engine.config import METHODS, Generate
-from training.engine.generation import Sampling, sample
+from training.engine.generation import CACHE_FACTOR, Sampling, sample
 from training.engine.loading import load_policy
 from training.engine.networks import generator
 from training.engine.records import PromptRecord, read_records
@@ -31,7 +32,7 @@ from training.engine.runtime import settle
 from training.engine.workspace import StopRequested, Workspace
 
 NEVER = 1_000_000  # steps
-PASS_TOKENS = 1024  # of one forward pass: what the processor's cache holds, as in the demo's recipe
+PASS_TOKENS = 1024  # of one forward pass, as in the demo's recipe
 PLAIN: dict[str, Any] = {
     "warmup_share": 0.0,
     "checkpoint_every_steps": NEVER,
@@ -124,24 +125,23 @@ def run_sampling(job: dict[str, Any]) -> dict[str, Any]:
         threads=job["threads"],
         max_prompt_tokens=settings["max_prompt_tokens"],
         max_completion_tokens=settings["max_completion_tokens"],
-        micro_batch_tokens=4096,  # lets the cache hold a batch
     )
     policy = load_policy(config.model, config, settle(config))
     rows = repeated(read_records(config.prompts, PromptRecord), settings["answers"])
     encoder = Encoder(policy.tokenizer, policy.end_tokens, config)
     ids = encoder.prompts([row.messages for row in rows])
     how = Sampling(config.max_completion_tokens, (settings["temperature"],))
-    size = settings["batch_size"]
+    # So many answers at once: what the cache holds is a multiple of the tokens of one pass.
+    width = max(map(len, ids)) + config.max_completion_tokens
+    budget = math.ceil(settings["batch_size"] * width / CACHE_FACTOR)
 
-    def answer(number: int) -> int:
-        random_numbers = generator(job["seed"], "sampling", number)
-        batch = ids[number * size : (number + 1) * size]
-        sampled = sample(policy, batch, how, random_numbers, config.micro_batch_tokens)
+    def answer(prompts: list[list[int]]) -> int:
+        sampled = sample(policy, prompts, how, generator(job["seed"], "sampling"), budget)
         return sum(len(completion.tokens) for completion in sampled)
 
-    answer(0)
+    answer(ids[: settings["batch_size"]])
     meter.start()
-    tokens = sum(answer(number) for number in range(len(ids) // size))
+    tokens = answer(ids)
     meter.stop()
     return meter.figures() | {"units": tokens}
 

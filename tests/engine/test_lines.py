@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 from tests.engine.conftest import make_gpt2, make_llama, make_tokenizer, policy_of, save, scorer_of
 from tests.engine.test_slots import FAMILIES, GROUPED, SIZES, WINDOW
@@ -113,6 +113,36 @@ def test_a_window_on_a_line_is_that_of_the_row(tmp_path):
     with torch.no_grad():
         alone = torch.cat([logprobs(policy, make_batch([row], CPU)) for row in rows])
         torch.testing.assert_close(logprobs(policy, make_line(rows, CPU)), alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("longest", "lines"), [(16, False), (3, True)])
+def test_a_window_that_a_model_has_in_its_mask_alone_is_not_lost(tmp_path, longest, lines):
+    torch.manual_seed(0)
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    windows = {"layer_types": ["sliding_attention", "full_attention"], "use_sliding_window": True}
+    config = Qwen2MoeConfig(
+        **SIZES | {"num_key_value_heads": 2, "shared_expert_intermediate_size": 16} | experts | windows,
+        sliding_window=8,
+        max_window_layers=0,
+    )
+    folder = save(tmp_path / "experts", Qwen2MoeForCausalLM(config), make_tokenizer())
+    limits = {"max_prompt_tokens": longest, "max_completion_tokens": longest}
+    policy = policy_of(folder, **limits)
+    assert policy.runtime.lines == lines  # Where no row is as long as the window there is nothing to lose.
+    rows = [Tokens([4, 5, 6, 7, 8][:longest], [4 + n % 8 for n in range(longest - 1)]), Tokens([4], [5, 6])]
+    with torch.no_grad():
+        for numbers, batch in token_batches(rows, 1000, policy.runtime):
+            alone = torch.cat([logprobs(policy, make_batch([rows[number]], CPU)) for number in numbers])
+            torch.testing.assert_close(logprobs(policy, batch), alone, atol=1e-5, rtol=1e-4)
+
+
+def test_one_long_prompt_does_not_widen_what_others_look_at():
+    rows = [Tokens([4] * 300, [5] * 9) for _ in range(4)]
+    rows += [Tokens([6 + n % 5, *[7] * (n // 5)], [5] * 9) for n in range(100) for _ in range(4)]
+    line = make_line(rows, CPU).mask
+    # What each row alone would look at, and half as much again for what lengths differ.
+    alone = sum(row.length**2 for row in rows)
+    assert sum(part.queries.numel() * part.keys.shape[1] for part in line.parts) < 1.5 * alone
 
 
 def test_a_line_outlives_recomputed_activations(llama):

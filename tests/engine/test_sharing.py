@@ -37,6 +37,7 @@ def test_policy_critic_and_reference_hold_one_base(request, name):
     assert storages(*models) == base + adapters
     copies = storages(apart.policy.model, apart.reference.model, apart.critic.model)
     assert copies > 2.5 * base
+    assert players.policy.runtime.lines and players.reference.runtime.lines and players.critic.runtime.lines
 
 
 def test_the_reference_stays_what_it_was_while_the_policy_moves(llama):

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice, takewhile
 
 import torch
 from torch import Tensor
@@ -147,15 +148,19 @@ class _Sampler:
         count = min(len(self._waiting), cache.free)
         if not count or (cache.active and cache.free * REFILL_SHARE < cache.slots):
             return
-        lines = [self._waiting.popleft() for _ in range(count)]
-        owners = [self._numbers[line] // self._how.samples_per_prompt for line in lines]
-        distinct = list(dict.fromkeys(owners))
-        sources = [distinct.index(owner) for owner in owners]
+        each = self._how.samples_per_prompt
+        owners = [self._numbers[line] // each for line in islice(self._waiting, count)]
+        if not cache.mixes_lengths:
+            length = len(self._prompts[owners[0]])
+            owners = list(takewhile(lambda owner: len(self._prompts[owner]) == length, owners))
+        lines = [self._waiting.popleft() for _ in owners]
+        distinct = {owner: place for place, owner in enumerate(dict.fromkeys(owners))}
+        sources = [distinct[owner] for owner in owners]
         lengths = [len(self._prompts[owner]) for owner in owners]
         prefilled, hidden = self._prefill([self._prompts[number] for number in distinct])
         cache.admit(prefilled, sources, lengths)
         cache.closed = not self._waiting
-        self._due += [self._steps + self._how.max_tokens] * count
+        self._due += [self._steps + self._how.max_tokens] * len(lines)
         begun = torch.tensor(lines, device=self._device)
         self._lines = torch.cat([self._lines, begun])
         self._places = torch.cat([self._places, torch.zeros_like(begun)])
@@ -261,9 +266,10 @@ class _Sampler:
 
     def _states_by_line(self) -> list[Tensor]:
         lines, places, states = (torch.cat(parts) for parts in zip(*self._states, strict=True))
-        real = places < self._lengths[lines]
+        self._states.clear()
+        real = (places < self._lengths[lines]).nonzero().squeeze(1)
         order = (lines * self._how.max_tokens + places)[real].argsort()
-        return list(states[real][order].split(self._lengths.tolist()))
+        return list(states[real[order]].split(self._lengths.tolist()))
 
 
 def _draw(logs: Tensor, draws: Tensor, how: Sampling) -> Tensor:

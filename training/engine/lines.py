@@ -8,8 +8,10 @@ like length together, a part at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from training.engine.batches import Batch, Tokens, by_token_budget, longest_firs
 from training.engine.runtime import Runtime
 
 NAME = "ragged_sdpa"
-LIKE = 0.8  # A segment shorter than that share of its part's longest begins another part.
+LIKE = 0.8  # Segments of a part differ in length by no more than about such a share.
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Line(Tensor):
     """What stands in a model's attention mask, and hands the parts of the line down to its layers."""
 
     parts: tuple[Part, ...]
+    windows: set[int]  # that layers have asked for
 
 
 def token_batches(rows: Sequence[Tokens], budget: int, runtime: Runtime) -> Iterator[tuple[list[int], Batch]]:
@@ -113,13 +116,17 @@ def make_line(rows: Sequence[Tokens], device: torch.device) -> Batch:
         else:
             branching += [(number, segments[-1]) for number in numbers]
     roots = len(segments)
-    for number, stem in sorted(branching, key=lambda one: -len(rows[one[0]].completion)):
+    # Branches of like length after stems of like length: a part is as wide as its longest stem.
+    branching.sort(
+        key=lambda one: _steps(len(rows[one[0]].completion), len(rows[one[0]].prompt)), reverse=True
+    )
+    for number, stem in branching:
         owners[number] = Segment(rows[number].completion, end, stem)
         segments.append(owners[number])
         end = segments[-1].end
     parts = (*_parts(segments[:roots], device), *_parts(segments[roots:], device))
     line = torch.zeros((1, 1, 1, 1), device=device).as_subclass(Line)
-    line.parts = parts
+    line.parts, line.windows = parts, set()
     starts = [len(one.stem.tokens) if one.stem else 0 for one in segments]
     positions = [
         torch.arange(start, start + len(one.tokens)) for start, one in zip(starts, segments, strict=True)
@@ -142,18 +149,19 @@ def make_line(rows: Sequence[Tokens], device: torch.device) -> Batch:
     )
 
 
+def _steps(*lengths: int) -> tuple[int, ...]:
+    """Lengths on a scale on which a step is a share of `LIKE`."""
+    return tuple(round(math.log(length) / -math.log(LIKE)) for length in lengths)
+
+
 def _parts(segments: Sequence[Segment], device: torch.device) -> list[Part]:
-    """Segments, which come longest first, in runs of like length."""
-    runs: list[list[Segment]] = []
-    for segment in segments:
-        if not runs or len(segment.tokens) < LIKE * len(runs[-1][0].tokens):
-            runs.append([])
-        runs[-1].append(segment)
-    return [_part(run, device) for run in runs]
+    """Segments, of which those of like length and like stems come side by side, in such runs."""
+    runs = groupby(segments, lambda one: _steps(len(one.tokens), len(one.stem.tokens) if one.stem else 1))
+    return [_part(list(run), device) for _, run in runs]
 
 
 def _part(run: Sequence[Segment], device: torch.device) -> Part:
-    longest = len(run[0].tokens)
+    longest = max(len(one.tokens) for one in run)
     lengths = torch.tensor([len(one.tokens) for one in run])[:, None]
     begins = torch.tensor([one.begin for one in run])[:, None]
     steps = torch.arange(longest)[None]
@@ -190,6 +198,8 @@ def attend(
     if not isinstance(attention_mask, Line):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))  # (N, heads, size)
+    if window := options.get("sliding_window"):
+        attention_mask.windows.add(window)
     seen = [_attend_part(module, query, key, value, part, options) for part in attention_mask.parts]
     return torch.cat(seen)[None], None
 

@@ -64,10 +64,14 @@ def context_of(source: str) -> int | None:
     return getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
 
 
+def longest_row(config: Settings) -> int:
+    """Tokens of the longest prompt and completion; the reward model adds an end."""
+    return config.max_prompt_tokens + config.max_completion_tokens + 1
+
+
 def check_context(source: str, config: Settings) -> None:
     """Raise EngineError when prompt and completion do not fit the model's context."""
-    limit = context_of(source)
-    wanted = config.max_prompt_tokens + config.max_completion_tokens + 1  # the reward model adds an end
+    limit, wanted = context_of(source), longest_row(config)
     if limit and wanted > limit:
         raise EngineError(
             f"max_prompt_tokens: {config.max_prompt_tokens} and max_completion_tokens "
@@ -87,7 +91,7 @@ def load_policy(source: str, config: Settings, runtime: Runtime) -> Policy:
     model.to(runtime.device).eval()
     if isinstance(config, Training) and config.gradient_checkpointing:
         recompute_activations(model)
-    runtime = replace(runtime, lines=take_lines(model, runtime))
+    runtime = replace(runtime, lines=take_lines(model, runtime, longest_row(config)))
     policy = Policy(model, tokenizer, ends, LanguageHead(model, runtime), runtime)
     _check_head(policy, source)
     return policy
@@ -115,7 +119,7 @@ def load_scorer(source: str, config: Settings, runtime: Runtime, labels: int | N
     model.to(runtime.device).eval()
     if isinstance(config, Training) and config.gradient_checkpointing:
         recompute_activations(model)
-    runtime = replace(runtime, lines=take_lines(model, runtime))
+    runtime = replace(runtime, lines=take_lines(model, runtime, longest_row(config)))
     mean = float(getattr(model.config, "score_mean", 0.0))
     return Scorer(model, tokenizer, ends, mean, runtime, load_ensemble(source, runtime))
 

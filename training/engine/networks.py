@@ -49,7 +49,7 @@ class LanguageHead:
         self._runtime = runtime
         self._output = model.get_output_embeddings()
         text_config = model.config.get_text_config()
-        self.vocabulary = self._output.weight.shape[0]
+        self.vocabulary, self.width = self._output.weight.shape
         self._scale = getattr(text_config, "logit_scale", None) or 1 / (
             getattr(text_config, "logits_scaling", None) or 1
         )

@@ -22,7 +22,7 @@ def why_not_packed(policy: Policy, rows: Sequence[Tokens]) -> str | None:
     Packing needs a model that takes positions and a mask of its own shape. Not all do, and some drop the
     mask silently, so a few rows are read both ways and compared.
     """
-    window = _window(policy)
+    window = _window(policy.model)
     longest = max(row.length for row in rows)
     if window and longest > window:
         return f"it attends within windows of {window} tokens, which a mask of ours would undo"
@@ -37,11 +37,12 @@ def why_not_packed(policy: Policy, rows: Sequence[Tokens]) -> str | None:
     return None
 
 
-def take_lines(model: PreTrainedModel, runtime: Runtime) -> bool:
+def take_lines(model: PreTrainedModel, runtime: Runtime, longest: int) -> bool:
     """Let a model's attention read lines of rows without padding; says whether it does, and else leaves it as it was.
 
     Not where attention is another than transformers' usual one, nor where a model's layers do not ask it alone:
-    a few rows, two of one prompt, are read both ways and compared.
+    a few rows, two of one prompt, are read both ways and compared. Nor where some rows (`longest`, in tokens) are longer
+    than a window that layers have in their mask alone, whose place a line takes.
     """
     usual = model.config._attn_implementation
     if usual != "sdpa":
@@ -52,16 +53,18 @@ def take_lines(model: PreTrainedModel, runtime: Runtime) -> bool:
     alone = _alone(model, probes, runtime)
     model.set_attn_implementation(NAME)
     with contextlib.suppress(Exception):  # as above
-        states = _states(model, make_line(probes, runtime.device), runtime)
-        if torch.allclose(states, alone, atol=TOLERANCE, rtol=TOLERANCE):
+        batch = make_line(probes, runtime.device)
+        is_same = torch.allclose(_states(model, batch, runtime), alone, atol=TOLERANCE, rtol=TOLERANCE)
+        window = _window(model)
+        if is_same and (window is None or longest <= window or window in batch.mask.windows):
             return True
     model.set_attn_implementation(usual)
     return False
 
 
-def _window(policy: Policy) -> int | None:
+def _window(model: PreTrainedModel) -> int | None:
     """Tokens that some layer looks back on; None where all look back on everything."""
-    config = policy.model.config.get_text_config()
+    config = model.config.get_text_config()
     found = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     return min((size for size in found if size), default=None)
 

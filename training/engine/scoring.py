@@ -18,7 +18,7 @@ GAUGED_SHARE = 16
 # Greatest difference, in nats, at which what sampling recorded stands for what a pass would say: it moves a
 # ratio by 1 %, a twentieth of the range in which ratios are clipped.
 AGREEMENT = 0.01
-STATES_BYTES = 2**30  # that recorded states may take
+STATES_BYTES = 2**29  # that recorded states may take; putting them in order takes as much again
 
 
 class Figures(NamedTuple):
@@ -31,10 +31,13 @@ class Figures(NamedTuple):
 def keeps_states(policy: Policy, completions: int, max_tokens: int) -> bool:
     """Whether sampling is to record the states that tokens were predicted from.
 
-    Not where several processes share the rows: each would score others than it has sampled.
+    Not where several processes share the rows: each would score others than it has sampled. Nor where sampling
+    computes in float32 and a pass does not, as on a processor: they would not agree.
     """
-    width = policy.model.config.get_text_config().hidden_size
-    return policy.runtime.processes is ALONE and completions * max_tokens * width * 4 <= STATES_BYTES
+    runtime = policy.runtime
+    width = policy.head.width
+    agrees = runtime.dtype == torch.float32 or runtime.device.type == "cuda"
+    return agrees and runtime.processes is ALONE and completions * max_tokens * width * 4 <= STATES_BYTES
 
 
 @torch.no_grad()
@@ -59,7 +62,9 @@ def read_tokens(
         count = min(len(rows), max(GAUGED_ROWS, len(rows) // GAUGED_SHARE))
         gauged = torch.randperm(len(rows), generator=random)[:count].sort().values.tolist()
         forward = _forward(policy, [rows[row] for row in gauged], temperature, budget, on_pass)
-        trusted = gap(completions, gauged, forward)["sampling_gap_nats"] <= AGREEMENT
+        # Well within what the guard before the first update lets pass, since it will see all the rows.
+        limit = min(AGREEMENT, policy.runtime.tolerance / 4)
+        trusted = gap(completions, gauged, forward)["sampling_gap_nats"] <= limit
 
     ends = torch.tensor([len(row.completion) for row in rows]).cumsum(0).tolist()
     figures = torch.zeros(len(Comparison._fields), ends[-1], device=policy.runtime.device)

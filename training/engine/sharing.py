@@ -66,7 +66,7 @@ def share_base(config: Online, runtime: Runtime, events: EventLog) -> Household 
     base.add("policy", settings, generator(config.seed, "adapter policy"))
     if saved:
         base.load("policy", saved.weights)
-    shared = (reference.model, reference.tokenizer, reference.end_tokens, reference.head, runtime)
+    shared = (reference.model, reference.tokenizer, reference.end_tokens, reference.head, reference.runtime)
     policy = Policy(*shared, Adapter(base, "policy"))
     return Household(base, settings, policy, Policy(*shared, Adapter(base, None)))
 

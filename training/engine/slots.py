@@ -26,6 +26,8 @@ class Slots(Cache):
     came later, begins further right, and the mask hides what is left of it.
     """
 
+    mixes_lengths = True  # Prompts of several lengths may be read together.
+
     def __init__(self, model: PreTrainedModel, slots: int, longest_prompt: int) -> None:
         super().__init__(layers=[])
         self._model = model
@@ -34,12 +36,9 @@ class Slots(Cache):
         self.closed = False  # No more answers will come.
         self.column = self._longest = longest_prompt  # the next column to be written
         self.columns = longest_prompt + MARGIN
-        self._begins: list[int] = []  # of each answer, the column of its first token
-
-    @property
-    def first(self) -> int:
-        """The first column that any answer looks at."""
-        return min(self._begins, default=self.column)
+        self._begins = torch.zeros(0, dtype=torch.long)  # (A,) of each answer, the column of its first token
+        self.first = longest_prompt  # the first column that any answer looks at
+        self._is_even = True  # All look at the same columns.
 
     @property
     def free(self) -> int:
@@ -51,11 +50,10 @@ class Slots(Cache):
 
         None where all of them do.
         """
-        first = self.first
-        if all(begin == first for begin in self._begins):
+        if self._is_even:
             return None
-        begins = torch.tensor(self._begins, device=self._model.device)[:, None]
-        return (torch.arange(first, self.column + 1, device=self._model.device) >= begins).long()
+        columns = torch.arange(self.first, self.column + 1, device=self._model.device)
+        return (columns >= self._begins_there[:, None]).long()
 
     def for_prefill(self) -> DynamicCache:
         """An empty cache for reading prompts."""
@@ -73,8 +71,7 @@ class Slots(Cache):
         for own, layer in zip(self.layers, prefilled.layers, strict=True):
             own.keys[rows, :, columns] = layer.keys[sources]
             own.values[rows, :, columns] = layer.values[sources]
-        self._begins += [self.column - length for length in lengths]
-        self.active += len(sources)
+        self._begin_at(torch.cat([self._begins, self.column - torch.tensor(lengths)]))
 
     def keep(self, going: list[int]) -> list[int]:
         """Let the other answers go; the last ones fill the gaps. Returns which answer each slot holds now."""
@@ -86,9 +83,16 @@ class Slots(Cache):
         for layer in self.layers if gaps else ():
             for cached in (layer.keys, layer.values):
                 cached[gaps, :, self.first : self.column] = cached[movers, :, self.first : self.column]
-        self._begins = [self._begins[slot] for slot in order]
-        self.active = len(order)
+        self._begin_at(self._begins[order])
         return order
+
+    def _begin_at(self, begins: Tensor) -> None:
+        """(A,) the first column of each answer."""
+        self._begins = begins
+        self._begins_there = begins.to(self._model.device)
+        self.active = len(begins)
+        self.first = int(begins.min()) if self.active else self.column
+        self._is_even = bool((begins == self.first).all())
 
     def advance(self) -> None:
         """Every layer has written its column of this step; have a next one, in wider buffers if need be."""
@@ -100,7 +104,7 @@ class Slots(Cache):
         self.columns = self.column + MARGIN
         for layer in self.layers:
             layer.move(slice(first, end))
-        self._begins = [begin - end + self.column for begin in self._begins]
+        self._begin_at(self._begins - end + self.column)
 
 
 class Layer(CacheLayerMixin):
@@ -158,10 +162,7 @@ class Growing(Slots):
     every step, and which takes new answers in only when all have ended.
     """
 
-    @property
-    def first(self) -> int:
-        """Columns stay where they are."""
-        return 0
+    mixes_lengths = False  # Some such layers would take padding for tokens.
 
     @property
     def free(self) -> int:
@@ -173,17 +174,16 @@ class Growing(Slots):
         return DynamicCache(config=self._model.config)
 
     def admit(self, prefilled: Cache, sources: list[int], lengths: list[int]) -> None:
-        """Take over what was prefilled."""
+        """Take over what was prefilled, of prompts of one length."""
         self.layers = prefilled.layers
         self.reorder_cache(torch.tensor(sources))
-        self.column, self.active = max(lengths), len(sources)
-        self._begins = [max(lengths) - length for length in lengths]
+        self.column = lengths[0]
+        self._begin_at(torch.zeros(len(sources), dtype=torch.long))
 
     def keep(self, going: list[int]) -> list[int]:
         """Let the other answers go."""
         self.reorder_cache(torch.tensor(going, dtype=torch.long))
-        self._begins = [self._begins[slot] for slot in going]
-        self.active = len(going)
+        self._begin_at(self._begins[going])
         return going
 
     def advance(self) -> None:

@@ -87,5 +87,8 @@ class Updater:
             number: {name: like(value, ordered[number]) for name, value in one.items()}
             for number, one in state["adam"]["state"].items()
         }
-        self._adam.load_state_dict(state["adam"] | {"state": moments})
+        # How a step is computed is this machine's affair, not the one's that saved.
+        ways = [{name: own[name] for name in ("fused", "foreach")} for own in self._adam.param_groups]
+        groups = [saved | way for saved, way in zip(state["adam"]["param_groups"], ways, strict=True)]
+        self._adam.load_state_dict({"state": moments, "param_groups": groups})
         self.done, self.refused = state["done"], state["refused"]
