@@ -80,17 +80,21 @@ def ppo_arguments(settings: Settings) -> dict[str, Any]:
     """For PPOConfig.
 
     It steps once for `gradient_accumulation_steps` passes, however many minibatches those are; minibatches of
-    their own need the whole batch named as one device's, of which a pass then takes a minibatch.
+    their own need the whole batch named as one device's, of which a pass then takes a minibatch. Its rate falls
+    once an iteration, ours with each update: its first rate is lowered so that both have the same mean.
     """
+    steps, minibatches = settings["steps"], settings["batch_size"] // settings["minibatch_size"]
+    updates = steps * settings["epochs"] * minibatches
+    lowered = (1 + 1 / updates) / (1 + 1 / steps)
     return {
         **PLAIN,
-        "total_episodes": settings["steps"] * settings["batch_size"],
+        "total_episodes": steps * settings["batch_size"],
         "per_device_train_batch_size": settings["batch_size"],
         "gradient_accumulation_steps": 1,
-        "num_mini_batches": settings["batch_size"] // settings["minibatch_size"],
+        "num_mini_batches": minibatches,
         "local_rollout_forward_batch_size": settings["batch_size"],
         "num_ppo_epochs": settings["epochs"],
-        "learning_rate": settings["learning_rate"],
+        "learning_rate": lowered * settings["learning_rate"],
         "kl_coef": settings["kl_coefficient"],
         "cliprange": settings["clip_range"],
         "cliprange_value": settings["value_clip_range"],

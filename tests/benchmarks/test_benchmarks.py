@@ -83,6 +83,12 @@ def test_both_sides_make_as_many_updates_of_the_same_size():
     assert told["total_episodes"] == config.steps * config.batch_size
 
 
+def test_both_sides_learn_ppo_at_the_same_rate_in_the_mean():
+    # Two iterations of two updates: ours 1, 3/4, 1/2, 1/4 of the first rate, the peer's 1, 1, 1/2, 1/2.
+    told = peer.ppo_arguments(SETTINGS["ppo"] | {"steps": 2, "epochs": 1, "learning_rate": 0.6})
+    assert told["learning_rate"] * 3.0 == pytest.approx(0.6 * 2.5)
+
+
 def test_both_sides_have_the_same_adam():
     from training.engine.updates import BETAS, EPSILON
 
