@@ -33,13 +33,14 @@ PASSWORD = "a long passphrase"
 WAIT_SECONDS = 15
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium():
+    """For the browser tests alone: while Playwright is there, its event loop lets no other one run in this thread."""
     names = ("chromium", "chromium-browser", "google-chrome")
     path = os.environ.get("TASTEMAKER_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     # Playwright keeps an event loop in this thread, and Django then takes every query for an async one.
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
-    with playwright.sync_playwright() as started:
+    with pytest.MonkeyPatch.context() as patch, playwright.sync_playwright() as started:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
         try:
             browser = started.chromium.launch(executable_path=path, args=ARGUMENTS)
         except playwright.Error as error:
