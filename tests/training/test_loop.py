@@ -46,6 +46,7 @@ def test_a_round_closes_and_the_next_starts_from_its_policy(project, prompts, lo
     first = loop_settings.policy
     round = loop.start_round(project, alice, seed=7)
     loop.advance(round.pk)
+    assert fresh(round).message == ""
     generate = Run.objects.get(round=round)
     assert (generate.method, generate.status, generate.input_model) == ("generate", "queued", first)
     loop.advance(round.pk)
