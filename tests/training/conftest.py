@@ -2,6 +2,7 @@
 
 import json
 import os
+from copy import deepcopy
 
 import pytest
 
@@ -99,7 +100,7 @@ def loop_settings(project, tiny_policy):
         str(tiny_policy),
         comparisons_per_round=16,
         candidates_per_prompt=3,
-        overrides=OVERRIDES,
+        overrides=deepcopy(OVERRIDES),
         # A random model learns nothing; the gates have tests of their own.
         minimum_accuracy_bound=0.0,
         minimum_held_out_pairs=1,
