@@ -1,8 +1,11 @@
-"""Time and memory of one process, taken in the same way on both sides. Standard library, and Linux's /proc."""
+"""Time and memory of one process, taken in the same way on both sides, from Linux's /proc."""
 
+import random
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 class Meter:
@@ -40,6 +43,19 @@ def status_bytes(name: str) -> int:
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     raise ValueError(f"/proc/self/status has no line {name}")
+
+
+def begin(job: Mapping[str, Any]) -> Meter:
+    """Libraries are loaded: seed all three generators, warm up, and count memory from here."""
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    warm_up()
+    random.seed(job["seed"])
+    np.random.seed(job["seed"])
+    torch.manual_seed(job["seed"])
+    return Meter()
 
 
 def warm_up() -> None:

@@ -7,7 +7,6 @@ has neither. What the guards look at is computed all the same.
 """
 
 import math
-import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,12 +14,10 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import peft  # noqa: F401 (else its first use would count as memory of the training)
-import torch
 
 from benchmarks.jobs import read_rows, repeated, take_job
-from benchmarks.meter import Meter, warm_up
+from benchmarks.meter import Meter, begin
 from training.engine import grpo, online, ppo, reward_model, sharing  # noqa: F401 (the same)
 from training.engine.batches import Encoder
 from training.engine.config import METHODS, Generate
@@ -175,16 +172,6 @@ def run_resume(job: dict[str, Any]) -> dict[str, Any]:
     with suppress(_GoesOn):
         ppo.train_with_ppo(config, workspace)
     return took
-
-
-def begin(job: dict[str, Any]) -> Meter:
-    """Libraries are loaded: seed all three generators, and count memory from here."""
-    torch.set_num_threads(job["threads"])
-    warm_up()
-    random.seed(job["seed"])
-    np.random.seed(job["seed"])
-    torch.manual_seed(job["seed"])
-    return Meter()
 
 
 def start_at(meter: Meter, module: ModuleType, name: str) -> None:

@@ -7,12 +7,11 @@ the size that was the fastest. Nothing of ours is loaded but the job and the met
 a function of the job's settings alone, which a test holds against ours.
 """
 
-import random
 from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.jobs import ADAM, read_rows, repeated, take_job
-from benchmarks.meter import Meter, warm_up
+from benchmarks.meter import Meter, begin
 
 # Adam as our engine has it, the learning rate falling in a line from the first step, and nothing beside training.
 PLAIN: dict[str, Any] = {
@@ -232,19 +231,6 @@ def run_sampling(job: dict[str, Any]) -> dict[str, Any]:
         tokens = sum(answer(batch) for batch in batches)
         meter.stop()
     return meter.figures() | {"units": tokens}
-
-
-def begin(job: dict[str, Any]) -> Meter:
-    """Libraries are loaded: seed all three generators, and count memory from here."""
-    import numpy as np
-    import torch
-
-    torch.set_num_threads(job["threads"])
-    warm_up()
-    random.seed(job["seed"])
-    np.random.seed(job["seed"])
-    torch.manual_seed(job["seed"])
-    return Meter()
 
 
 def train(trainer: Any, meter: Meter, job: dict[str, Any]) -> dict[str, Any]:

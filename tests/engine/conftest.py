@@ -26,6 +26,18 @@ from training.engine.runtime import settle
 torch.set_num_threads(1)  # Runs are forked here, and forks and threads do not mix.
 
 WORDS = ["<end>", "<unk>", "<pad>", "<start>", *"abcdefgh"]
+SIZES = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "eos_token_id": 0,
+    "bos_token_id": None,
+    "pad_token_id": None,
+    "initializer_range": 0.2,
+}
 LIMITS = {"threads": 1, "max_prompt_tokens": 8, "max_completion_tokens": 8, "micro_batch_tokens": 200}
 
 
@@ -41,19 +53,7 @@ def make_tokenizer(pad=None):
 
 def make_llama(seed=0, **changes):
     torch.manual_seed(seed)
-    settings = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "eos_token_id": 0,
-        "bos_token_id": None,
-        "pad_token_id": None,
-        "initializer_range": 0.2,
-    }
+    settings = SIZES | {"num_key_value_heads": 2}
     return LlamaForCausalLM(LlamaConfig(**settings | changes))
 
 

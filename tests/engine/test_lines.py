@@ -5,7 +5,7 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 from tests.engine.conftest import make_gpt2, make_llama, make_tokenizer, policy_of, save, scorer_of
-from tests.engine.test_slots import FAMILIES, GROUPED, SIZES, WINDOW
+from tests.engine.test_slots import FAMILIES, GROUPED, UNTIED, WINDOW
 from training.engine.batches import Tokens, make_batch
 from training.engine.lines import Line, make_line, token_batches
 from training.engine.networks import recompute_activations
@@ -105,7 +105,7 @@ def test_attention_computes_few_places_that_are_nobodys(llama):
 
 def test_a_window_on_a_line_is_that_of_the_row(tmp_path):
     torch.manual_seed(0)
-    settings = SIZES | GROUPED | WINDOW
+    settings = UNTIED | GROUPED | WINDOW
     windowed = Gemma3ForCausalLM(Gemma3TextConfig(**settings, layer_types=["sliding_attention"] * 2))
     policy = policy_of(save(tmp_path / "windowed", windowed, make_tokenizer()))
     rows = [Tokens([4, 5, 6, 7, 8, 9, 10, 11, 4], [6] * 9), Tokens([4, 5, 6, 7, 8, 9, 10, 11, 4], [7] * 4)]
@@ -121,7 +121,7 @@ def test_a_window_that_a_model_has_in_its_mask_alone_is_not_lost(tmp_path, longe
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
     windows = {"layer_types": ["sliding_attention", "full_attention"], "use_sliding_window": True}
     config = Qwen2MoeConfig(
-        **SIZES | {"num_key_value_heads": 2, "shared_expert_intermediate_size": 16} | experts | windows,
+        **UNTIED | {"num_key_value_heads": 2, "shared_expert_intermediate_size": 16} | experts | windows,
         sliding_window=8,
         max_window_layers=0,
     )

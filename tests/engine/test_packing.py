@@ -21,7 +21,7 @@ from transformers import (
 
 from tests.engine.conftest import (
     LIMITS,
-    WORDS,
+    SIZES,
     make_gpt2,
     make_llama,
     make_tokenizer,
@@ -55,19 +55,7 @@ ROWS = [
     Tokens([4], [5, 0]),
     Tokens([11, 10], [9, 8, 7, 0]),
 ]
-COMMON = {
-    "vocab_size": len(WORDS),
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "eos_token_id": 0,
-    "bos_token_id": None,
-    "pad_token_id": None,
-    "initializer_range": 0.2,
-}
-GROUPED = {**COMMON, "num_key_value_heads": 2, "head_dim": 8}
+GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 8}
 
 
 def make(name):
@@ -78,19 +66,19 @@ def make(name):
         case "gpt2":
             return make_gpt2()
         case "qwen2":
-            return Qwen2ForCausalLM(Qwen2Config(**COMMON, num_key_value_heads=2))
+            return Qwen2ForCausalLM(Qwen2Config(**SIZES, num_key_value_heads=2))
         case "gpt_neox":
-            return GPTNeoXForCausalLM(GPTNeoXConfig(**COMMON))
+            return GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES))
         case "gemma":
             return GemmaForCausalLM(GemmaConfig(**GROUPED))
         case "gemma3":  # Windows of 16 tokens in every other layer.
             layers = ["sliding_attention", "full_attention"]
             return Gemma3ForCausalLM(Gemma3TextConfig(**GROUPED, sliding_window=16, layer_types=layers))
         case "falcon":  # Positions as a bias (alibi) that is made from a mask of two dimensions.
-            return FalconForCausalLM(FalconConfig(**COMMON, alibi=True, new_decoder_architecture=False))
+            return FalconForCausalLM(FalconConfig(**SIZES, alibi=True, new_decoder_architecture=False))
         case "lfm2":  # A convolution looks back, whatever the mask says.
             layers = ["conv", "full_attention"]
-            return Lfm2ForCausalLM(Lfm2Config(**COMMON, num_key_value_heads=2, layer_types=layers))
+            return Lfm2ForCausalLM(Lfm2Config(**SIZES, num_key_value_heads=2, layer_types=layers))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from tests.engine.conftest import WORDS, make_gpt2, make_llama, make_tokenizer, policy_of, save
+from tests.engine.conftest import SIZES, make_gpt2, make_llama, make_tokenizer, policy_of, save
 from training.engine import generation, scoring
 from training.engine.batches import Tokens, make_batch
 from training.engine.generation import Sampling, sample
@@ -27,30 +27,18 @@ from training.engine.networks import generator
 from training.engine.scoring import read_tokens
 from training.engine.slots import MARGIN, Growing, Slots, make_slots
 
-SIZES = {
-    "vocab_size": len(WORDS),
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "eos_token_id": 0,
-    "bos_token_id": None,
-    "pad_token_id": None,
-    "initializer_range": 0.2,
-    "tie_word_embeddings": False,  # Gemma would repeat its last token for ever.
-}
+UNTIED = SIZES | {"tie_word_embeddings": False}  # Gemma would repeat its last token for ever.
 GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
 WINDOW = {"sliding_window": 6}
 FAMILIES = {
     "llama": make_llama,
-    "qwen": lambda seed: Qwen3ForCausalLM(Qwen3Config(**SIZES, **GROUPED)),
+    "qwen": lambda seed: Qwen3ForCausalLM(Qwen3Config(**UNTIED, **GROUPED)),
     "gpt2": make_gpt2,
-    "neox": lambda seed: GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES)),
-    "gemma": lambda seed: Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, **GROUPED, **WINDOW)),
-    "gemma with caps": lambda seed: Gemma2ForCausalLM(Gemma2Config(**SIZES, **GROUPED, **WINDOW)),
+    "neox": lambda seed: GPTNeoXForCausalLM(GPTNeoXConfig(**UNTIED)),
+    "gemma": lambda seed: Gemma3ForCausalLM(Gemma3TextConfig(**UNTIED, **GROUPED, **WINDOW)),
+    "gemma with caps": lambda seed: Gemma2ForCausalLM(Gemma2Config(**UNTIED, **GROUPED, **WINDOW)),
     "convolutions": lambda seed: Lfm2ForCausalLM(
-        Lfm2Config(**SIZES | GROUPED, layer_types=["conv", "full_attention"])
+        Lfm2Config(**UNTIED | GROUPED, layer_types=["conv", "full_attention"])
     ),
 }
 # Of different lengths, and more of them than the small cache has slots.
@@ -109,7 +97,7 @@ def test_a_model_that_takes_padding_for_tokens_reads_prompts_of_one_length_toget
     torch.manual_seed(0)
     settings = {
         name: value
-        for name, value in SIZES.items()
+        for name, value in UNTIED.items()
         if name not in ("intermediate_size", "num_attention_heads")
     }
     model = MambaForCausalLM(MambaConfig(**settings, state_size=4))
