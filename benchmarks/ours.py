@@ -29,7 +29,7 @@ from training.engine.runtime import settle
 from training.engine.workspace import StopRequested, Workspace
 
 NEVER = 1_000_000  # steps
-PASS_TOKENS = 1024  # of one forward pass, as in the demo's recipe
+PASS_TOKENS = 2048  # of one forward pass
 PLAIN: dict[str, Any] = {
     "warmup_share": 0.0,
     "checkpoint_every_steps": NEVER,

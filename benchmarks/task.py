@@ -32,7 +32,7 @@ def make_task(work: Path, size: str) -> dict[str, str]:
     """Files and folders by name; what is there already is not made again. size: small or large."""
     listing = work / "task.json"
     if listing.exists():
-        return json.loads(listing.read_text())
+        return {name: str(work / place) for name, place in json.loads(listing.read_text()).items()}
     work.mkdir(parents=True, exist_ok=True)
     policy = copy_small_policy(work / "policy") if size == "small" else train_large_policy(work)
     task = {"policy": str(policy)}
@@ -54,7 +54,9 @@ def make_task(work: Path, size: str) -> dict[str, str]:
     }
     for name, settings in learning.items():
         task[name] = str(engine("reward", work / name, reading | settings) / "model")
-    listing.write_text(json.dumps(task, indent=1))
+    # Within the folder, which may be moved.
+    places = {name: str(Path(place).relative_to(work)) for name, place in task.items()}
+    listing.write_text(json.dumps(places, indent=1))
     return task
 
 

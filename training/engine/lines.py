@@ -47,7 +47,7 @@ class Part:
 
     queries: Tensor  # (R, T) places on the line; what a segment is too short for repeats its last place
     keys: Tensor  # (R, S), ending with the queries'
-    real: Tensor  # (n,) places in the flattened (R * T) that are a segment's own
+    real: Tensor  # (R, T) bool, the places that are a segment's own
     mask: Tensor | None  # (R, 1, T, S) bool, what looks at what; None where causality says it all
 
 
@@ -55,6 +55,9 @@ class Line(Tensor):
     """What stands in a model's attention mask, and hands the parts of the line down to its layers."""
 
     parts: tuple[Part, ...]
+    queries: Tensor  # of all parts, one after the other: taken from the line at once
+    keys: Tensor  # the same
+    own: Tensor  # where among all parts' queries the tokens of the line are, in its order
     windows: set[int]  # that layers have asked for
 
 
@@ -127,6 +130,11 @@ def make_line(rows: Sequence[Tokens], device: torch.device) -> Batch:
     parts = (*_parts(segments[:roots], device), *_parts(segments[roots:], device))
     line = torch.zeros((1, 1, 1, 1), device=device).as_subclass(Line)
     line.parts, line.windows = parts, set()
+    line.queries, line.keys = (
+        torch.cat([places.flatten() for places in kind])
+        for kind in ([part.queries for part in parts], [part.keys for part in parts])
+    )
+    line.own = torch.cat([part.real.flatten() for part in parts]).nonzero().squeeze(1)
     starts = [len(one.stem.tokens) if one.stem else 0 for one in segments]
     positions = [
         torch.arange(start, start + len(one.tokens)) for start, one in zip(starts, segments, strict=True)
@@ -166,7 +174,7 @@ def _part(run: Sequence[Segment], device: torch.device) -> Part:
     begins = torch.tensor([one.begin for one in run])[:, None]
     steps = torch.arange(longest)[None]
     queries = begins + torch.minimum(steps, lengths - 1)
-    real = (steps < lengths).flatten().nonzero().squeeze(1)
+    real = steps < lengths
     keys, mask = queries, None
     stems = torch.tensor([[one.stem.end, len(one.stem.tokens)] for one in run if one.stem])
     if len(stems):
@@ -197,27 +205,31 @@ def attend(
         return seen.to(value.dtype), None
     if not isinstance(attention_mask, Line):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))  # (N, heads, size)
+    line = attention_mask
     if window := options.get("sliding_window"):
-        attention_mask.windows.add(window)
-    seen = [_attend_part(module, query, key, value, part, options) for part in attention_mask.parts]
-    return torch.cat(seen)[None], None
-
-
-def _attend_part(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, part: Part, options: dict[str, Any]
-) -> Tensor:
-    """(n, heads, size) of the part's own tokens, in their order on the line."""
-    rows = len(part.queries)
-    padded = [
-        one.index_select(0, places.flatten()).unflatten(0, (rows, -1)).transpose(1, 2)
-        for one, places in ((query, part.queries), (key, part.keys), (value, part.keys))
+        line.windows.add(window)
+    taken = (
+        one[0].transpose(0, 1).index_select(0, places)  # (places, heads, size)
+        for one, places in ((query, line.queries), (key, line.keys), (value, line.keys))
+    )
+    sizes = [(part.queries.numel(), part.keys.numel(), part.keys.numel()) for part in line.parts]
+    pieces = (one.split(of_parts) for one, of_parts in zip(taken, zip(*sizes, strict=True), strict=True))
+    seen = [
+        _attend_part(module, part, of_part, options)
+        for part, *of_part in zip(line.parts, *pieces, strict=True)
     ]
+    return torch.cat(seen).index_select(0, line.own)[None], None
+
+
+def _attend_part(module: nn.Module, part: Part, taken: Sequence[Tensor], options: dict[str, Any]) -> Tensor:
+    """(R * T, heads, size) of a part's queries; taken: its queries, keys and values, (places, heads, size)."""
+    rows = len(part.queries)
+    padded = [one.unflatten(0, (rows, -1)).transpose(1, 2) for one in taken]
     mask = part.mask
     if (window := options.get("sliding_window")) and window < part.keys.shape[1]:
         mask = _within(window, part)
     seen, _ = sdpa_attention_forward(module, *padded, mask, **options)
-    return seen.flatten(0, 1).index_select(0, part.real)
+    return seen.flatten(0, 1)
 
 
 def _within(window: int, part: Part) -> Tensor:

@@ -17,12 +17,14 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from training.engine.config import EngineError, Settings, Training
 from training.engine.ensemble import EnsembleHead
 from training.engine.networks import LanguageHead, Policy, Scorer, recompute_activations
+from training.engine.norms import quicken_norms
 from training.engine.packing import take_lines
 from training.engine.runtime import Runtime
 from training.engine.tensors import log_distribution
@@ -88,10 +90,7 @@ def load_policy(source: str, config: Settings, runtime: Runtime) -> Policy:
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
-    model.to(runtime.device).eval()
-    if isinstance(config, Training) and config.gradient_checkpointing:
-        recompute_activations(model)
-    runtime = replace(runtime, lines=take_lines(model, runtime, longest_row(config)))
+    runtime = _settle(model, config, runtime)
     policy = Policy(model, tokenizer, ends, LanguageHead(model, runtime), runtime)
     _check_head(policy, source)
     return policy
@@ -116,12 +115,18 @@ def load_scorer(source: str, config: Settings, runtime: Runtime, labels: int | N
         )
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise EngineError(f"{source}: {type(model).__name__} has no linear head named score")
+    runtime = _settle(model, config, runtime)
+    mean = float(getattr(model.config, "score_mean", 0.0))
+    return Scorer(model, tokenizer, ends, mean, runtime, load_ensemble(source, runtime))
+
+
+def _settle(model: PreTrainedModel, config: Settings, runtime: Runtime) -> Runtime:
+    """Bring a model to its device, with what computes the same in less; returns how rows are laid out for it."""
     model.to(runtime.device).eval()
     if isinstance(config, Training) and config.gradient_checkpointing:
         recompute_activations(model)
-    runtime = replace(runtime, lines=take_lines(model, runtime, longest_row(config)))
-    mean = float(getattr(model.config, "score_mean", 0.0))
-    return Scorer(model, tokenizer, ends, mean, runtime, load_ensemble(source, runtime))
+    quicken_norms(model)
+    return replace(runtime, lines=take_lines(model, runtime, longest_row(config)))
 
 
 def _labels_of(source: str) -> int:
