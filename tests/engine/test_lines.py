@@ -95,12 +95,23 @@ def test_no_line_is_longer_than_the_budget_but_for_one_row(llama, budget):
     assert sorted(number for numbers, _ in batches for number in numbers) == list(range(len(ROWS)))
 
 
-def test_attention_computes_few_places_that_are_nobodys(llama):
+@pytest.mark.parametrize(("longest", "useful"), [(600, 0.85), (60, 0.7)])
+def test_attention_computes_few_places_that_are_nobodys(longest, useful):
     random = torch.Generator().manual_seed(0)
-    lengths = torch.randint(3, 60, (64,), generator=random).tolist()
+    lengths = torch.randint(3, longest, (64,), generator=random).tolist()
     line = make_line([Tokens([4], [5] * length) for length in lengths], CPU).mask
-    computed = len(line.queries)
-    assert len(line.own) == sum(lengths) + 1 > 0.85 * computed
+    assert len(line.own) == sum(lengths) + 1 > useful * len(line.queries)
+
+
+def test_parts_are_no_more_than_they_are_worth():
+    def parts(lengths):
+        rows = [Tokens([4 + number], [5] * length) for number, length in enumerate(lengths)]
+        return [len(part.queries) for part in make_line(rows, CPU).mask.parts]
+
+    # Padding three rows of 20 tokens to 40 costs 3 * (41 * 42 - 21 * 22) = 3,780 places, and a call the time of 4,096.
+    assert parts([40, 20, 20, 20]) == [4]
+    assert parts([40, 20, 20, 20, 20]) == [1, 4]
+    assert parts([200, 195, 190, 10, 9, 8]) == [3, 3]
 
 
 def test_a_window_on_a_line_is_that_of_the_row(tmp_path):

@@ -24,7 +24,8 @@ from training.engine.batches import Batch, Tokens, by_token_budget, longest_firs
 from training.engine.runtime import Runtime
 
 NAME = "ragged_sdpa"
-LIKE = 0.8  # Segments of a part differ in length by no more than about such a share.
+LIKE = 0.8  # Segments that differ in length by no more than about such a share come side by side.
+CALL = 4096  # places (token times token looked at) that attention computes in the time that a part takes by itself
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,25 @@ def _steps(*lengths: int) -> tuple[int, ...]:
 
 
 def _parts(segments: Sequence[Segment], device: torch.device) -> list[Part]:
-    """Segments, of which those of like length and like stems come side by side, in such runs."""
-    runs = groupby(segments, lambda one: _steps(len(one.tokens), len(one.stem.tokens) if one.stem else 1))
-    return [_part(list(run), device) for _, run in runs]
+    """Segments side by side in parts: of like length, but no part that would cost more than padding does."""
+    runs: list[list[Segment]] = []
+    for _, run in groupby(segments, lambda one: _steps(*_extent([one]))):
+        runs.append(list(run))
+        while len(runs) > 1 and _cost(runs[-2] + runs[-1]) <= _cost(runs[-2]) + _cost(runs[-1]):
+            last = runs.pop()
+            runs[-1] += last
+    return [_part(run, device) for run in runs]
+
+
+def _extent(run: Sequence[Segment]) -> tuple[int, int]:
+    """Tokens of the longest segment, and of the longest stem; 1 where there is none."""
+    return max(len(one.tokens) for one in run), max(len(one.stem.tokens) if one.stem else 1 for one in run)
+
+
+def _cost(run: Sequence[Segment]) -> int:
+    """Places that one part of these computes, its own price included."""
+    tokens, stem = _extent(run)
+    return CALL + len(run) * tokens * (tokens + stem)
 
 
 def _part(run: Sequence[Segment], device: torch.device) -> Part:

@@ -25,7 +25,7 @@ from training.engine.config import EngineError, Settings, Training
 from training.engine.ensemble import EnsembleHead
 from training.engine.networks import LanguageHead, Policy, Scorer, recompute_activations
 from training.engine.norms import quicken_norms
-from training.engine.packing import take_lines
+from training.engine.packing import read_few, take_lines
 from training.engine.runtime import Runtime
 from training.engine.tensors import log_distribution
 from training.engine.workspace import written_aside
@@ -123,9 +123,10 @@ def load_scorer(source: str, config: Settings, runtime: Runtime, labels: int | N
 def _settle(model: PreTrainedModel, config: Settings, runtime: Runtime) -> Runtime:
     """Bring a model to its device, with what computes the same in less; returns how rows are laid out for it."""
     model.to(runtime.device).eval()
+    quicken_norms(model)
     if isinstance(config, Training) and config.gradient_checkpointing:
         recompute_activations(model)
-    quicken_norms(model)
+    read_few(model, runtime)
     return replace(runtime, lines=take_lines(model, runtime, longest_row(config)))
 
 

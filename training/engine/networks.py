@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from training.engine.batches import Batch, Tokens
 from training.engine.config import Training
 from training.engine.ensemble import EnsembleHead
+from training.engine.last_layer import reading
 from training.engine.lines import token_batches
 from training.engine.runtime import Runtime
 
@@ -87,7 +88,7 @@ class Policy:
     def hidden(self, batch: Batch) -> Tensor:
         """(N, d): the states from which the batch's completion tokens are predicted."""
         self.take_turn()
-        return hidden_states(self.model, batch, self.runtime)[batch.predicting]
+        return hidden_states(self.model, batch, batch.predicting, self.runtime)
 
 
 class Readings(NamedTuple):
@@ -161,16 +162,21 @@ class Scorer:
     def _hidden(self, batch: Batch, places: Tensor) -> Tensor:
         if self.adapter:
             self.adapter.take_turn()
-        return hidden_states(self.model, batch, self.runtime)[places].float()
+        return hidden_states(self.model, batch, places, self.runtime).float()
 
 
-def hidden_states(model: PreTrainedModel | HeadOnBase, batch: Batch, runtime: Runtime) -> Tensor:
-    """(B * T, d): the last layer's states, after its norm."""
-    with runtime.autocast(), _recomputing(model.base_model):
+def hidden_states(
+    model: PreTrainedModel | HeadOnBase, batch: Batch, places: Tensor, runtime: Runtime
+) -> Tensor:
+    """(P, d): the last layer's states, after its norm, at (P,) places of the flattened batch."""
+    layers = _recomputed(model.base_model)
+    # A layer computed anew, later, would not know what was read.
+    few = contextlib.nullcontext() if layers else reading(places, batch.ids.numel())
+    with runtime.autocast(), _recomputing(layers), few:
         output = model.base_model(
             input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
         )
-    return output.last_hidden_state.flatten(0, 1)
+    return output.last_hidden_state.flatten(0, 1)[places]
 
 
 def recompute_activations(model: PreTrainedModel) -> None:
@@ -184,17 +190,10 @@ def recompute_activations(model: PreTrainedModel) -> None:
 
 
 @contextlib.contextmanager
-def _recomputing(trunk: nn.Module) -> Iterator[None]:
+def _recomputing(layers: Sequence[nn.Module]) -> Iterator[None]:
     """transformers recomputes in training mode alone, where sampling has no cache; so it lasts for one forward
     pass with gradients, and only for the layers themselves: what is in them stays without dropout.
     """
-    layers = []
-    if torch.is_grad_enabled():
-        layers = [
-            layer
-            for layer in trunk.modules()
-            if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
-        ]
     for layer in layers:
         layer.training = True
     try:
@@ -202,6 +201,17 @@ def _recomputing(trunk: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.training = False
+
+
+def _recomputed(trunk: nn.Module) -> list[nn.Module]:
+    """The layers that the backward pass of this forward pass will compute anew."""
+    if not torch.is_grad_enabled():
+        return []
+    return [
+        layer
+        for layer in trunk.modules()
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
+    ]
 
 
 def reset_head(scorer: Scorer, std: float, random: torch.Generator | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Whether a model reads several rows on one line as it reads each of them alone: packed, or without any padding."""
+"""What a model can be read by: rows on one line, packed or without padding, and at fewer places than it has."""
 
 import contextlib
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from training.engine.batches import Batch, Tokens, make_batch, pack_batch
+from training.engine.last_layer import narrow, widen
 from training.engine.lines import NAME, make_line
 from training.engine.networks import Policy, hidden_states
 from training.engine.runtime import Runtime
@@ -62,6 +63,25 @@ def take_lines(model: PreTrainedModel, runtime: Runtime, longest: int) -> bool:
     return False
 
 
+def read_few(model: PreTrainedModel, runtime: Runtime) -> bool:
+    """Let a model's last layer leave out places that nobody reads; says whether it does.
+
+    Not where some layer's parts do more than look at one place at a time: a few rows are read both ways.
+    """
+    runtime = Runtime(runtime.device, torch.float32)
+    rows = _probes(model)
+    few = make_batch(
+        [Tokens(row.prompt + row.completion[:-1], row.completion[-1:]) for row in rows], runtime.device
+    )
+    usual = _states(model, few, runtime)
+    narrowed = narrow(model.base_model)
+    with contextlib.suppress(Exception):  # as above
+        if torch.allclose(_states(model, few, runtime), usual, atol=TOLERANCE, rtol=TOLERANCE):
+            return bool(narrowed)
+    widen(narrowed)
+    return False
+
+
 def _window(model: PreTrainedModel) -> int | None:
     """Tokens that some layer looks back on; None where all look back on everything."""
     config = model.config.get_text_config()
@@ -83,4 +103,4 @@ def _alone(model: PreTrainedModel, rows: Sequence[Tokens], runtime: Runtime) -> 
 
 @torch.no_grad()
 def _states(model: PreTrainedModel, batch: Batch, runtime: Runtime) -> Tensor:
-    return hidden_states(model, batch, runtime)[batch.predicting].float()
+    return hidden_states(model, batch, batch.predicting, runtime).float()

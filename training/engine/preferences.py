@@ -139,18 +139,26 @@ def bootstrap(judgments: Sequence[Judgment], members: int, seed: int, name: str)
     ]
 
 
-def passes(judgments: Sequence[Judgment], budget: int, processes: Processes = ALONE) -> list[list[Judgment]]:
-    """Judgments in groups of like length, whose rows, padded, hold at most `budget` tokens.
+def passes(
+    judgments: Sequence[Judgment], budget: int, lines: bool, processes: Processes = ALONE
+) -> list[list[Judgment]]:
+    """Judgments in groups of like length, whose rows hold at most `budget` tokens: padded, or on one line.
 
     A judgment stays whole: its losses need all its scores. One above the budget gets a pass of its own. Of
     several processes each gets its share.
     """
     groups: list[list[Judgment]] = []
-    group: list[Judgment] = []
     for judgment in processes.deal(sorted(judgments, key=lambda one: -one.longest)):
-        rows = len(judgment.rows) + sum(len(one.rows) for one in group)
-        if group and rows * group[0].longest > budget:
-            groups.append(group)
-            group = []
-        group.append(judgment)
-    return [*groups, group] if group else groups
+        if not groups or _columns([*groups[-1], judgment], lines) > budget:
+            groups.append([])
+        groups[-1].append(judgment)
+    return groups
+
+
+def _columns(judgments: Sequence[Judgment], lines: bool) -> int:
+    """What one pass over them computes, in tokens."""
+    if lines:
+        return sum(
+            len(one.rows[0].prompt) + sum(len(row.completion) for row in one.rows) for one in judgments
+        )
+    return sum(len(one.rows) for one in judgments) * max(one.longest for one in judgments)

@@ -197,7 +197,7 @@ def update(
     total = sum(judgment.weight for judgment in judgments)
     sums: Counter[str] = Counter()
     processes = scorer.runtime.processes
-    mine = passes(judgments, config.micro_batch_tokens, processes)
+    mine = passes(judgments, config.micro_batch_tokens, scorer.runtime.lines, processes)
     for group in mine:
         rows = [row for judgment in group for row in judgment.rows]
         scores = scorer.labels(lay_out(rows, scorer.runtime))  # (rows, members + criteria)
@@ -223,9 +223,9 @@ def update(
 
 def _keep_pace(scorer: Scorer, judgments: Sequence[Judgment], done: int, config: Reward) -> None:
     """Take part in the passes of processes that have more of them: a layer's weights are gathered by all at once."""
-    count = scorer.runtime.processes.count
+    count, lines = scorer.runtime.processes.count, scorer.runtime.lines
     shares = [Processes(rank, count) for rank in range(count)]
-    most = max(len(passes(judgments, config.micro_batch_tokens, share)) for share in shares)
+    most = max(len(passes(judgments, config.micro_batch_tokens, lines, share)) for share in shares)
     for _ in range(most - done):
         batch = lay_out([judgments[0].rows[0]], scorer.runtime)
         (0 * scorer.labels(batch).sum()).backward()
