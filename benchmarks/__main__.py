@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.jobs import SETTINGS, SIZES
 from benchmarks.judge import judge_policy, judge_reward_model
-from benchmarks.report import MEMORY, full_report, rate, summary
+from benchmarks.report import BF16, MEMORY, full_report, rate, summary
 from benchmarks.task import LORA_RANK, make_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +48,8 @@ class Bench:
         sides: Sequence[str] = {
             "memory": QUICK_MEMORY if quick else tuple(MEMORY),
             "resume": ("ours",),
-        }.get(what, ("ours", "peer"))
+            "sampling": ("ours", "peer"),
+        }.get(what, ("ours", BF16, "peer"))
         return [{side: self._side(what, side, seed) for side in sides} for seed in range(1, pairs + 1)]
 
     def _side(self, what: str, side: str, seed: int) -> dict[str, Any]:
@@ -86,6 +87,8 @@ class Bench:
         if side in ("shared", "apart"):
             job["adapters"] = {"lora_rank": LORA_RANK, "share_base": side == "shared"}
             job["reward_model"] = task["reward_adapter"]
+        if side == BF16:
+            job["precision"] = "bfloat16"
         if what == "resume":
             job |= {"what": "resume", "stop_after": FEW_STEPS - 1}
         return job | {"settings": settings, "out": str(out)}

@@ -82,6 +82,8 @@ def ppo_arguments(settings: Settings) -> dict[str, Any]:
     }
 
 
+# What a job says beside its settings, and the engine has as a setting.
+OWN = ("model", "reward_model", "prompts", "train_data", "seed", "threads", "precision")
 ARGUMENTS = {"reward": reward_arguments, "grpo": grpo_arguments, "ppo": ppo_arguments}
 
 
@@ -107,10 +109,10 @@ def run_training(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def job_config(job: dict[str, Any]) -> dict[str, Any]:
-    """What the engine is told: the job's settings, its files, and what `adapters` asks for."""
+    """What the engine is told: the job's settings, its own names of them, and what `adapters` asks for."""
     config = ARGUMENTS[job["what"]](job["settings"])
-    files = {name: job[name] for name in ("model", "reward_model", "prompts", "train_data") if name in job}
-    return {**config, **files, **job.get("adapters", {}), "seed": job["seed"], "threads": job["threads"]}
+    own = {name: job[name] for name in OWN if name in job}
+    return {**config, **own, **job.get("adapters", {})}
 
 
 def run_sampling(job: dict[str, Any]) -> dict[str, Any]:

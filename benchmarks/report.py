@@ -15,6 +15,7 @@ from typing import Any
 # What a job's work is counted in, and what its result is judged by.
 UNITS = {"reward": "pairs", "grpo": "episodes", "ppo": "episodes", "sampling": "useful tokens"}
 OUTCOMES = {"reward": ("accuracy",), "grpo": ("gold", "kl_nats"), "ppo": ("gold", "kl_nats")}
+BF16 = "ours_bf16"  # ours, with products of matrices in bfloat16
 # The sides of the job `memory`.
 MEMORY = {
     "shared": "ours, adapters on a shared base",
@@ -34,9 +35,9 @@ def rate(figures: Figures, clock: str = "seconds") -> float:
     return figures["units"] / figures[clock]
 
 
-def speed_ratio(pairs: Pairs, clock: str = "seconds") -> float:
+def speed_ratio(pairs: Pairs, clock: str = "seconds", side: str = "ours") -> float:
     """How many times the peer's work a second we do: the median over the pairs of each pair's own ratio."""
-    return median(rate(pair["ours"], clock) / rate(pair["peer"], clock) for pair in pairs)
+    return median(rate(pair[side], clock) / rate(pair["peer"], clock) for pair in pairs)
 
 
 def memory_ratio(pairs: Pairs, one: str, other: str) -> float:
@@ -54,12 +55,16 @@ def summary(runs: Mapping[str, Pairs]) -> dict[str, Any]:
     found: dict[str, Any] = {
         f"{what}_ratio": round(speed_ratio(runs[what]), 2) for what in UNITS if what in runs
     }
+    halves = [what for what in runs if BF16 in runs[what][0]]
+    found |= {f"{what}_bf16_ratio": round(speed_ratio(runs[what], side=BF16), 2) for what in halves}
     if "memory" in runs:
         found["ppo_memory_ratio"] = round(memory_ratio(runs["memory"], "shared", "peer"), 2)
     for what, names in OUTCOMES.items():
         for name in names if what in runs else ():
             found[f"{what}_{name}"] = {
-                side: [round(pair[side][name], 3) for pair in runs[what]] for side in ("ours", "peer")
+                side: [round(pair[side][name], 3) for pair in runs[what]]
+                for side in ("ours", BF16, "peer")
+                if side in runs[what][0]
             }
     if "resume" in runs:
         found["resume_seconds"] = round(middle(runs["resume"], "ours", "seconds"), 2)
@@ -71,7 +76,12 @@ def tables(runs: Mapping[str, Pairs]) -> list[str]:
     lines = [
         "| what | ours | peer | ratio | of CPU time | ours: outcome | peer: outcome | ours, MB | peer, MB |",
         "|---|---|---|---|---|---|---|---|---|",
-        *(_speed_row(what, runs[what]) for what in UNITS if what in runs),
+        *(
+            _speed_row(what, runs[what], side)
+            for what in UNITS
+            for side in ("ours", BF16)
+            if what in runs and side in runs[what][0]
+        ),
     ]
     if "memory" in runs:
         pairs = runs["memory"]
@@ -84,11 +94,13 @@ def tables(runs: Mapping[str, Pairs]) -> list[str]:
     return lines
 
 
-def _speed_row(what: str, pairs: Pairs) -> str:
-    rates = [f"{median(rate(pair[side]) for pair in pairs):,.1f}" for side in ("ours", "peer")]
-    ratios = [f"{speed_ratio(pairs, clock):.2f}" for clock in ("seconds", "cpu_seconds")]
-    outcomes = [_outcome(pairs, side, OUTCOMES.get(what, ())) for side in ("ours", "peer")]
-    return _row(f"{what}, {UNITS[what]} a second", *rates, *ratios, *outcomes, *_megabytes(pairs))
+def _speed_row(what: str, pairs: Pairs, side: str) -> str:
+    name = f"{what}, {UNITS[what]} a second{', ours in bfloat16' if side == BF16 else ''}"
+    sides = (side, "peer")
+    rates = [f"{median(rate(pair[one]) for pair in pairs):,.1f}" for one in sides]
+    ratios = [f"{speed_ratio(pairs, clock, side):.2f}" for clock in ("seconds", "cpu_seconds")]
+    outcomes = [_outcome(pairs, one, OUTCOMES.get(what, ())) for one in sides]
+    return _row(name, *rates, *ratios, *outcomes, *_megabytes(pairs, sides))
 
 
 def _memory_row(side: str, pairs: Pairs) -> str:
@@ -101,7 +113,7 @@ def _outcome(pairs: Pairs, side: str, names: Sequence[str]) -> str:
     return ", ".join(f"{words.get(name, name)} {middle(pairs, side, name):.2f}" for name in names)
 
 
-def _megabytes(pairs: Pairs, sides: Sequence[str] = ("ours", "peer")) -> list[str]:
+def _megabytes(pairs: Pairs, sides: Sequence[str]) -> list[str]:
     return [f"{middle(pairs, side, 'peak_bytes') / 1e6:,.0f}" for side in sides]
 
 

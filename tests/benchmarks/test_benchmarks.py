@@ -142,19 +142,29 @@ def test_a_quick_run_ends_with_every_ratio_and_what_both_models_are_worth():
     pair = {side: figures(80, seconds, seconds, peak, **judged) for side, (seconds, peak) in work.items()}
     memory = {"shared": figures(1, 1.0, 1.0, 25), "peer": figures(1, 1.0, 1.0, 100)}
     speeds = {what: [pair] for what in ("reward", "grpo", "ppo", "sampling")}
+    half = figures(80, 2.0, 2.0, 30, gold=1.5, kl_nats=2.5)
+    speeds["ppo"] = [pair | {"ours_bf16": half}]
     found = report.summary({**speeds, "memory": [memory]})
     assert found == {
         "reward_ratio": 2.0,
         "grpo_ratio": 2.0,
         "ppo_ratio": 2.0,
+        "ppo_bf16_ratio": 4.0,
         "sampling_ratio": 2.0,
         "ppo_memory_ratio": 0.25,
         "reward_accuracy": {side: [0.9] for side in sides},
         "grpo_gold": {side: [2.0] for side in sides},
         "grpo_kl_nats": {side: [3.0] for side in sides},
-        "ppo_gold": {side: [2.0] for side in sides},
-        "ppo_kl_nats": {side: [3.0] for side in sides},
+        "ppo_gold": {side: [2.0] for side in sides} | {"ours_bf16": [1.5]},
+        "ppo_kl_nats": {side: [3.0] for side in sides} | {"ours_bf16": [2.5]},
     }
+
+
+def test_the_side_in_half_precision_differs_in_nothing_else():
+    from benchmarks.ours import job_config
+
+    job = {"what": "ppo", "settings": settings_of("ppo", "small"), "model": "policy", "seed": 3, "threads": 1}
+    assert job_config(job | {"precision": "bfloat16"}) == job_config(job) | {"precision": "bfloat16"}
 
 
 def test_a_side_that_fails_ends_the_run_with_its_own_words(tmp_path):
