@@ -49,7 +49,7 @@ class Bench:
             "memory": QUICK_MEMORY if quick else tuple(MEMORY),
             "resume": ("ours",),
             "sampling": ("ours", "peer"),
-        }.get(what, ("ours", BF16, "peer"))
+        }.get(what, ("ours", "peer") if quick else ("ours", BF16, "peer"))
         return [{side: self._side(what, side, seed) for side in sides} for seed in range(1, pairs + 1)]
 
     def _side(self, what: str, side: str, seed: int) -> dict[str, Any]:
@@ -168,7 +168,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="the small model once, without resume")
+    parser.add_argument(
+        "--quick", action="store_true", help="the small model once, without resume and bfloat16"
+    )
     parser.add_argument("--pairs", type=int, help="times each side runs; 3, and 1 where quick")
     parser.add_argument(
         "--sizes", nargs="+", choices=SIZES, help="models; small and large, and small where quick"
