@@ -178,11 +178,14 @@ class ServerField(forms.TypedChoiceField):
 
     def __init__(self, **options: Any) -> None:
         servers = [(url, url) for url in conf.settings.GENERATION_SERVERS]
+        help_text = (
+            "Which of the servers that the operator has listed writes the completions; name its model too."
+        )
         super().__init__(
-            choices=[("", "none"), *servers],
+            choices=[("", "none: sample here"), *servers],
             empty_value=None,
             error_messages={"invalid_choice": "Only servers that the operator has listed can be asked."},
-            **options,
+            **options | {"help_text": help_text},
         )
 
 
