@@ -9,6 +9,7 @@ from transformers.models.llama import modeling_llama
 from tests.engine.conftest import LIMITS, make_tokenizer, policy_of, save, scorer_of
 from tests.engine.test_lines import CPU, ROWS
 from tests.engine.test_slots import FAMILIES, UNTIED
+from training.engine import last_layer
 from training.engine.batches import make_batch
 from training.engine.config import Reward
 from training.engine.last_layer import narrow, reading
@@ -26,6 +27,10 @@ def gradients(model, states, weigh):
     model.zero_grad()
     (states * weigh).sum().backward()
     return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+
+def is_narrow(module):
+    return getattr(vars(module).get("forward"), "__func__", None) is last_layer._at_read_places
 
 
 def whole(model, batch, places):
@@ -138,6 +143,8 @@ def test_adapters_on_the_last_layer_learn_the_same(llama):
     seen = gradients(scorer.model, scorer._hidden(batch, batch.last), 1.0)
     torch.testing.assert_close(seen, of_whole, atol=1e-4, rtol=1e-4)
     assert any("layers.1.mlp" in name and "lora_A" in name for name in seen)
+    last = scorer.model.base_model.layers[-1]
+    assert is_narrow(last.mlp) and is_narrow(last.self_attn.q_proj.base_layer)
 
 
 def test_a_layer_whose_parts_look_around_is_left_alone(llama, monkeypatch, tmp_path):
@@ -158,11 +165,12 @@ def test_experts_of_the_last_layer_are_asked_for_what_is_read(tmp_path):
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
     config = Qwen2MoeConfig(**UNTIED, num_key_value_heads=2, shared_expert_intermediate_size=16, **experts)
     policy = policy_of(save(tmp_path / "experts", Qwen2MoeForCausalLM(config), make_tokenizer()))
+    assert is_narrow(policy.model.base_model.layers[-1].mlp)
     batch = lay_out(ROWS, policy.runtime)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            policy.hidden(batch), whole(policy.model, batch, batch.predicting), atol=1e-5, rtol=1e-4
-        )
+    expected, seen = whole(policy.model, batch, batch.predicting), policy.hidden(batch)
+    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-4)
+    found = [gradients(policy.model, states, 1.0) for states in (seen, expected)]
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
 def test_a_model_without_layers_in_a_list_is_left_alone():

@@ -54,6 +54,7 @@ def test_the_gradient_is_the_slope(tmp_path):
     weight = torch.randn(6, dtype=torch.float64, requires_grad=True)
     torch.autograd.gradcheck(lambda *given: _Norm.apply(*given, 1e-5), (states, weight))
     torch.autograd.gradcheck(lambda given: _Norm.apply(given, weight.detach(), 1e-5), (states,))
+    torch.autograd.gradcheck(lambda given: _Norm.apply(states.detach(), given, 1e-5), (weight,))
 
 
 def test_a_loaded_policy_has_them_and_says_the_same(tmp_path):
@@ -80,12 +81,29 @@ def test_norms_that_compute_something_else_are_left_alone():
 
 
 def test_half_precision_is_left_to_the_model():
-    norm = drawn(LlamaRMSNorm(16)).to(torch.bfloat16)
+    norm = drawn(LlamaRMSNorm(16))
     states = torch.randn(5, 16, dtype=torch.bfloat16)
     before = norm(states)
-    quicken_norms(norm)
-    after = norm(states)
-    assert after.dtype == torch.bfloat16 and torch.equal(before, after)
+    assert quicken_norms(norm) == 1
+    assert torch.equal(norm(states), before), (
+        "states in half precision, the weight in full, as under autocast"
+    )
+    half = copy.deepcopy(norm).to(torch.bfloat16)
+    assert torch.equal(half(states), LlamaRMSNorm.forward(half, states))
+    assert half(states).dtype == torch.bfloat16
+
+
+def test_another_epsilon_than_it_says_is_found_out():
+    usual = LlamaRMSNorm.forward
+
+    class OddRMSNorm(LlamaRMSNorm):
+        def forward(self, states):
+            self.variance_epsilon, said = 1e-3, self.variance_epsilon
+            seen = usual(self, states)
+            self.variance_epsilon = said
+            return seen
+
+    assert quicken_norms(OddRMSNorm(16, eps=1e-6)) == 0
 
 
 def test_what_is_kept_for_the_backward_pass_is_the_states_once():

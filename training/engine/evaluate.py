@@ -131,7 +131,11 @@ def compare(
         )
         for rows in (records, others)
     )
-    wins = ((ours > theirs).float() + 0.5 * (ours == theirs).float()).tolist()
+    # The same answer is a draw, though rounding may score it differently among other rows.
+    same = torch.tensor(
+        [one.completion == other.completion for one, other in zip(records, others, strict=True)]
+    )
+    wins = torch.where(same | (ours == theirs), 0.5, (ours > theirs).float()).tolist()
     win_rate, interval = share_interval(wins, [record.key for record in records])
     return {
         "win_rate": win_rate,

@@ -53,7 +53,7 @@ def narrow(trunk: nn.Module) -> list[nn.Module]:
 def widen(narrowed: list[nn.Module]) -> None:
     """Undo it."""
     for module in narrowed:
-        del module.forward
+        vars(module).pop("forward", None)
 
 
 def _placewise(layer: nn.Module) -> Iterator[nn.Module]:

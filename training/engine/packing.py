@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from training.engine.batches import Batch, Tokens, make_batch, pack_batch
@@ -73,9 +73,10 @@ def read_few(model: PreTrainedModel, runtime: Runtime) -> bool:
     few = make_batch(
         [Tokens(row.prompt + row.completion[:-1], row.completion[-1:]) for row in rows], runtime.device
     )
-    usual = _states(model, few, runtime)
-    narrowed = narrow(model.base_model)
+    narrowed: list[nn.Module] = []
     with contextlib.suppress(Exception):  # as above
+        usual = _states(model, few, runtime)
+        narrowed = narrow(model.base_model)
         if torch.allclose(_states(model, few, runtime), usual, atol=TOLERANCE, rtol=TOLERANCE):
             return bool(narrowed)
     widen(narrowed)
