@@ -80,6 +80,15 @@ def test_norms_that_compute_something_else_are_left_alone():
     assert quicken_norms(nameless) == 0
 
 
+def test_a_norm_that_wants_a_gate_is_left_alone():
+    class GatedRMSNorm(LlamaRMSNorm):
+        def forward(self, states, gate):
+            return super().forward(states * gate)
+
+    norm = GatedRMSNorm(16)
+    assert quicken_norms(norm) == 0 and "forward" not in vars(norm)
+
+
 def test_half_precision_is_left_to_the_model():
     norm = drawn(LlamaRMSNorm(16))
     states = torch.randn(5, 16, dtype=torch.bfloat16)

@@ -15,13 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 NETWORKS = ("mlp", "feed_forward")  # of a layer
-PROJECTIONS = (
-    "q_proj",
-    "o_proj",
-    "out_proj",
-    "c_proj",
-    "dense",
-)  # of its attention, keys and values not among them
+# Of its attention; keys and values are not among them.
+PROJECTIONS = ("q_proj", "o_proj", "out_proj", "c_proj", "dense")
 ENOUGH = 0.9  # Where more of the places are read, leaving out the others is not worth the copies.
 
 _read: ContextVar[Tensor | None] = ContextVar("places that are read", default=None)
@@ -30,9 +25,8 @@ _read: ContextVar[Tensor | None] = ContextVar("places that are read", default=No
 @contextmanager
 def reading(places: Tensor, count: int) -> Iterator[None]:
     """Passes herein need states at these of `count` places alone; places (P,), of the flattened batch."""
-    few = (
-        places.unique() if len(places) < ENOUGH * count else None
-    )  # A prompt's end may be several rows' place.
+    # A prompt's end may be several rows' place.
+    few = places.unique() if len(places) < ENOUGH * count else None
     token = _read.set(few)
     try:
         yield
