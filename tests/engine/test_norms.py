@@ -107,7 +107,7 @@ def test_another_epsilon_than_it_says_is_found_out():
 
     class OddRMSNorm(LlamaRMSNorm):
         def forward(self, states):
-            self.variance_epsilon, said = 1e-3, self.variance_epsilon
+            self.variance_epsilon, said = 4e-6, self.variance_epsilon
             seen = usual(self, states)
             self.variance_epsilon = said
             return seen
