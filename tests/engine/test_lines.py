@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 from tests.engine.conftest import make_gpt2, make_llama, make_tokenizer, policy_of, save, scorer_of
@@ -9,6 +10,7 @@ from tests.engine.test_slots import FAMILIES, GROUPED, UNTIED, WINDOW
 from training.engine.batches import Tokens, make_batch
 from training.engine.lines import Line, make_line, token_batches
 from training.engine.networks import recompute_activations
+from training.engine.runtime import Runtime
 from training.engine.tensors import token_logprobs
 
 CPU = torch.device("cpu")
@@ -78,6 +80,50 @@ def test_gradients_are_those_of_rows_alone(policy):
     for budget in (1000, 20, 1):
         together = gradients(policy, token_batches(ROWS, budget, policy.runtime), weights)
         torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
+
+
+def test_numbers_of_rows_rounded_up_change_nothing(policy, monkeypatch):
+    random = torch.Generator().manual_seed(1)
+    weights = [torch.randn(len(row.completion), generator=random) for row in ROWS]
+    exact = gradients(policy, token_batches(ROWS, 20, policy.runtime), weights)
+    with torch.no_grad():
+        told = [logprobs(policy, batch) for _, batch in token_batches(ROWS, 20, policy.runtime)]
+    monkeypatch.setattr(Runtime, "multiple", 16)
+    monkeypatch.setattr(policy.head, "multiple", 16)
+    rounded = list(token_batches(ROWS, 20, policy.runtime))
+    if policy.runtime.lines:
+        assert {batch.ids.numel() % 16 for _, batch in rounded} == {0}
+    with torch.no_grad():
+        torch.testing.assert_close([logprobs(policy, batch) for _, batch in rounded], told)
+    torch.testing.assert_close(gradients(policy, rounded, weights), exact, atol=2e-5, rtol=1e-4)
+
+
+class RowsOfProducts(TorchDispatchMode):
+    """The numbers of rows, and of columns, that products of matrices in half precision run over."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        if function is torch.ops.aten.mm.default and arguments[0].dtype == torch.bfloat16:
+            self.seen.update((*arguments[0].shape, arguments[1].shape[1]))
+        return function(*arguments, **(named or {}))
+
+
+def test_half_precision_multiplies_few_numbers_of_rows_on_a_processor(llama):
+    # Each other number would be compiled anew, and the program kept.
+    policy, random = policy_of(llama, precision="bfloat16"), torch.Generator().manual_seed(0)
+    sizes = {size for weight in policy.model.parameters() for size in weight.shape}
+    with RowsOfProducts() as products:
+        for _ in range(12):
+            lengths = torch.randint(1, 60, (2, 6), generator=random).tolist()
+            rows = [Tokens([4] * one, [5] * other) for one, other in zip(*lengths, strict=True)]
+            for _, batch in token_batches(rows, 1000, policy.runtime):
+                logprobs(policy, batch).sum().backward()
+    numbers = products.seen - sizes
+    assert numbers
+    assert all(number % 64 == 0 for number in numbers)
 
 
 def test_no_column_is_computed_for_padding_nor_twice_for_a_prompt(llama):

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 NETWORKS = ("mlp", "feed_forward")  # of a layer
@@ -23,10 +24,18 @@ _read: ContextVar[Tensor | None] = ContextVar("places that are read", default=No
 
 
 @contextmanager
-def reading(places: Tensor, count: int) -> Iterator[None]:
-    """Passes herein need states at these of `count` places alone; places (P,), of the flattened batch."""
-    # A prompt's end may be several rows' place.
-    few = places.unique() if len(places) < ENOUGH * count else None
+def reading(places: Tensor, count: int, multiple: int = 1) -> Iterator[None]:
+    """Passes herein need states at these of `count` places alone; places (P,), of the flattened batch.
+
+    So many others are computed that their number is a multiple of that.
+    """
+    few = None
+    if len(places) < ENOUGH * count:
+        is_read = torch.zeros(count, dtype=torch.bool, device=places.device)
+        is_read[places] = True  # A prompt's end may be several rows' place.
+        if fill := -int(is_read.sum()) % multiple:
+            is_read[(~is_read).nonzero()[:fill]] = True
+        few = is_read.nonzero().squeeze(1)
     token = _read.set(few)
     try:
         yield

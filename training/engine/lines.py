@@ -75,7 +75,9 @@ def token_batches(rows: Sequence[Tokens], budget: int, runtime: Runtime) -> Iter
 
 def lay_out(rows: Sequence[Tokens], runtime: Runtime) -> Batch:
     """One pass over these rows, in the way that its models can read."""
-    return make_line(rows, runtime.device) if runtime.lines else make_batch(rows, runtime.device)
+    if runtime.lines:
+        return make_line(rows, runtime.device, runtime.multiple)
+    return make_batch(rows, runtime.device)
 
 
 def _by_line_budget(rows: Sequence[Tokens], own: Sequence[int], budget: int) -> list[list[int]]:
@@ -99,8 +101,8 @@ def _by_line_budget(rows: Sequence[Tokens], own: Sequence[int], budget: int) -> 
     return groups
 
 
-def make_line(rows: Sequence[Tokens], device: torch.device) -> Batch:
-    """Rows on one line; those of one prompt share it."""
+def make_line(rows: Sequence[Tokens], device: torch.device, multiple: int = 1) -> Batch:
+    """Rows on one line, whose length is a multiple of that; those of one prompt share it."""
     of_prompt: dict[tuple[int, ...], list[int]] = {}
     for number, row in enumerate(rows):
         of_prompt.setdefault(tuple(row.prompt), []).append(number)
@@ -135,7 +137,9 @@ def make_line(rows: Sequence[Tokens], device: torch.device) -> Batch:
         torch.cat([places.flatten() for places in kind])
         for kind in ([part.queries for part in parts], [part.keys for part in parts])
     )
-    line.own = torch.cat([part.real.flatten() for part in parts]).nonzero().squeeze(1)
+    own = torch.cat([part.real.flatten() for part in parts]).nonzero().squeeze(1)
+    fill = -end % multiple  # places behind the rows that look where the first token does; nobody reads them
+    line.own = torch.cat([own, own[:1].expand(fill)])
     starts = [len(one.stem.tokens) if one.stem else 0 for one in segments]
     positions = [
         torch.arange(start, start + len(one.tokens)) for start, one in zip(starts, segments, strict=True)
@@ -148,8 +152,8 @@ def make_line(rows: Sequence[Tokens], device: torch.device) -> Batch:
         predicting += [torch.tensor([first]), torch.arange(begin, owner.end - 1)]
         last.append(owner.end - 1)
     return Batch(
-        ids=torch.tensor([[token for one in segments for token in one.tokens]], device=device),
-        positions=torch.cat(positions)[None].to(device),
+        ids=torch.tensor([[token for one in segments for token in one.tokens] + [0] * fill], device=device),
+        positions=torch.cat([*positions, torch.zeros(fill, dtype=torch.long)])[None].to(device),
         mask=line,
         predicting=torch.cat(predicting).to(device),
         targets=torch.tensor([token for row in rows for token in row.completion], device=device),

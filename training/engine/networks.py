@@ -51,6 +51,7 @@ class LanguageHead:
         self._output = model.get_output_embeddings()
         text_config = model.config.get_text_config()
         self.vocabulary, self.width = self._output.weight.shape
+        self.multiple = runtime.multiple  # what the number of states is to be a multiple of
         self._scale = getattr(text_config, "logit_scale", None) or 1 / (
             getattr(text_config, "logits_scaling", None) or 1
         )
@@ -171,7 +172,7 @@ def hidden_states(
     """(P, d): the last layer's states, after its norm, at (P,) places of the flattened batch."""
     layers = _recomputed(model.base_model)
     # A layer computed anew, later, would not know what was read.
-    few = contextlib.nullcontext() if layers else reading(places, batch.ids.numel())
+    few = contextlib.nullcontext() if layers else reading(places, batch.ids.numel(), runtime.multiple)
     with runtime.autocast(), _recomputing(layers), few:
         output = model.base_model(
             input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]  # (N, d) hidden states to (N, V) logits
 CHUNK_ELEMENTS = 2**24  # of one chunk of logits: 64 MiB in float32
+CACHED_ELEMENTS = 2**18  # the same where a processor reads a chunk many times: 1 MiB stays in its cache
 
 
 class TokenStatistics(NamedTuple):
@@ -50,7 +51,7 @@ def token_statistics(
         chosen = -functional.nll_loss(logs, targets, reduction="none")
         return torch.stack([chosen, -(logs.exp() * logs).sum(-1)])
 
-    both = _in_chunks(of_chunk, (hidden, targets), _chunk_rows(head, hidden, chunk_elements))
+    both = _in_chunks(of_chunk, (hidden, targets), head, chunk_elements)
     return TokenStatistics(both[0], both[1])
 
 
@@ -63,7 +64,7 @@ def token_logprobs(
         logs = log_distribution(head, hidden, temperature)
         return -functional.nll_loss(logs, targets, reduction="none")[None]
 
-    return _in_chunks(of_chunk, (hidden, targets), _chunk_rows(head, hidden, chunk_elements))[0]
+    return _in_chunks(of_chunk, (hidden, targets), head, chunk_elements)[0]
 
 
 def exact_kl(
@@ -84,8 +85,7 @@ def exact_kl(
         logs = log_distribution(head, hidden, temperature)
         return _exact_kl(logs, log_distribution(reference_head, reference_hidden, temperature))[None]
 
-    rows = _chunk_rows(head, hidden, chunk_elements)
-    return _in_chunks(of_chunk, (hidden, reference_hidden), rows)[0]
+    return _in_chunks(of_chunk, (hidden, reference_hidden), head, chunk_elements)[0]
 
 
 def compare_policies(
@@ -105,8 +105,7 @@ def compare_policies(
         own, others = (-functional.nll_loss(one, targets, reduction="none") for one in (logs, reference))
         return torch.stack([own, others, _exact_kl(logs, reference), -(logs.exp() * logs).sum(-1)])
 
-    rows = _chunk_rows(head, hidden, chunk_elements)
-    return Comparison(*_in_chunks(of_chunk, (hidden, reference_hidden, targets), rows))
+    return Comparison(*_in_chunks(of_chunk, (hidden, reference_hidden, targets), head, chunk_elements))
 
 
 def _exact_kl(logs: Tensor, reference: Tensor) -> Tensor:
@@ -116,14 +115,24 @@ def _exact_kl(logs: Tensor, reference: Tensor) -> Tensor:
 
 def _chunk_rows(head: Head, hidden: Tensor, chunk_elements: int) -> int:
     vocabulary = getattr(head, "vocabulary", 0) or head(hidden[:1]).shape[-1]
-    return max(1, chunk_elements // vocabulary)
+    if hidden.device.type == "cpu" and not torch.is_grad_enabled():
+        chunk_elements = min(chunk_elements, CACHED_ELEMENTS)
+    multiple = getattr(head, "multiple", 1)
+    return max(1, chunk_elements // vocabulary // multiple) * multiple
 
 
-def _in_chunks(function: Callable[..., Tensor], tensors: tuple[Tensor, ...], rows: int) -> Tensor:
-    """Apply to slices of `rows` and join along the last dimension; backward makes a chunk anew."""
-    count = len(tensors[0])
-    if count <= rows:
-        return function(*tensors)
+def _in_chunks(
+    function: Callable[..., Tensor], tensors: tuple[Tensor, ...], head: Head, chunk_elements: int
+) -> Tensor:
+    """Apply to slices of N rows and join along the last dimension, which has N; backward makes a chunk anew.
+
+    The first row is repeated behind the last one where the head wants a multiple of some number.
+    """
+    count, rows = len(tensors[0]), _chunk_rows(head, tensors[0], chunk_elements)
+    if fill := -count % getattr(head, "multiple", 1):
+        tensors = tuple(torch.cat([one, one[:1].expand(fill, *one.shape[1:])]) for one in tensors)
+    if len(tensors[0]) <= rows:
+        return function(*tensors)[..., :count]
     parts = []
     for start in range(0, count, rows):
         chunk = [tensor[start : start + rows] for tensor in tensors]
@@ -131,7 +140,7 @@ def _in_chunks(function: Callable[..., Tensor], tensors: tuple[Tensor, ...], row
             parts.append(checkpoint(function, *chunk, use_reentrant=False))
         else:
             parts.append(function(*chunk))
-    return torch.cat(parts, dim=-1)
+    return torch.cat(parts, dim=-1)[..., :count]
 
 
 def whiten(values: Tensor) -> Tensor:
