@@ -7,8 +7,8 @@ from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 from transformers.models.llama import modeling_llama
 
 from tests.engine.conftest import LIMITS, make_tokenizer, policy_of, save, scorer_of
+from tests.engine.test_cohorts import FAMILIES, UNTIED
 from tests.engine.test_lines import CPU, ROWS
-from tests.engine.test_slots import FAMILIES, UNTIED
 from training.engine import last_layer
 from training.engine.batches import make_batch
 from training.engine.config import Reward

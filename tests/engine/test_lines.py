@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 from tests.engine.conftest import make_gpt2, make_llama, make_tokenizer, policy_of, save, scorer_of
-from tests.engine.test_slots import FAMILIES, GROUPED, UNTIED, WINDOW
+from tests.engine.test_cohorts import FAMILIES, GROUPED, UNTIED, WINDOW
 from training.engine.batches import Tokens, make_batch
 from training.engine.lines import Line, make_line, token_batches
 from training.engine.networks import recompute_activations

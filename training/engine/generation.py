@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from training.engine.cohorts import make_cache
 from training.engine.networks import Policy
-from training.engine.slots import make_slots
 from training.engine.tensors import log_distribution
 
 CACHE_FACTOR = 8  # A cached token costs far less memory than one in a pass that keeps activations.
 BAND = 1.5  # Prompts share a cache where the longest, with its answer, is at most so many times the shortest.
-REFILL_SHARE = 8  # Waiting completions begin when one in so many slots is free: a prefill costs like a step.
+REFILL_SHARE = 4  # Waiting completions begin when one in so many slots is free: a prefill costs like a step.
 LOOK_EVERY = {"cpu": 1, "cuda": 16}  # Steps between two looks at who has ended; on a GPU a look waits for it.
 
 
@@ -89,7 +89,7 @@ class _Sampler:
     """Samples the completions of a band of prompts: as many at once as the cache holds, the rest as others end.
 
     Completions have a number, and a line: the place in which they begin. Tensors of A are of those in progress,
-    in the order of the cache's slots; tensors of L of all lines.
+    in the cache's order; tensors of L of all lines.
     """
 
     def __init__(
@@ -102,6 +102,7 @@ class _Sampler:
         budget: int,
     ) -> None:
         self._policy, self._prompts, self._how = policy, prompts, how
+        self._head = policy.head.as_sampled()
         self._device = device = policy.runtime.device
         self._look_every = LOOK_EVERY[device.type]
         each = how.samples_per_prompt
@@ -109,7 +110,7 @@ class _Sampler:
         self._waiting = deque(range(len(self._numbers)))
         count, longest, steps = len(self._numbers), len(prompts[band[-1]]), how.max_tokens
         slots = max(1, min(count, budget * CACHE_FACTOR // (longest + steps)))
-        self._cache = make_slots(policy.model, slots, longest)
+        self._cache = make_cache(policy.model, slots, policy.runtime.lines)
         heat = [how.temperatures[number % each % len(how.temperatures)] for number in self._numbers]
         self._heat = torch.tensor(heat, device=device)  # (L,)
         self._is_greedy = self._heat == 0 if 0 in heat else None
@@ -159,7 +160,6 @@ class _Sampler:
         lengths = [len(self._prompts[owner]) for owner in owners]
         prefilled, hidden = self._prefill([self._prompts[number] for number in distinct])
         cache.admit(prefilled, sources, lengths)
-        cache.closed = not self._waiting
         self._due += [self._steps + self._how.max_tokens] * len(lines)
         begun = torch.tensor(lines, device=self._device)
         self._lines = torch.cat([self._lines, begun])
@@ -190,11 +190,11 @@ class _Sampler:
         heat = self._heat[lines][:, None]
         if self._is_greedy is None:
             logs = log_distribution(
-                self._policy.head, self._hidden, heat if len(how.temperatures) > 1 else how.temperatures[0]
+                self._head, self._hidden, heat if len(how.temperatures) > 1 else how.temperatures[0]
             )
             chosen = _draw(logs, self._draws[lines, places], how)
         else:
-            logs = log_distribution(self._policy.head, self._hidden, torch.where(heat > 0, heat, 1.0))
+            logs = log_distribution(self._head, self._hidden, torch.where(heat > 0, heat, 1.0))
             drawn = _draw(logs, self._draws[lines, places], how)
             chosen = torch.where(self._is_greedy[lines], logs.argmax(-1), drawn)
         self._tokens[lines, places] = chosen
@@ -233,7 +233,7 @@ class _Sampler:
 
     def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
         """(B, d) the states after the last of (B, T) ids."""
-        # On a processor a step of few tokens would take longer to bring the weights to half precision than it saves.
+        # As `LanguageHead.as_sampled`.
         is_gpu = self._device.type == "cuda"
         with self._policy.runtime.autocast() if is_gpu else nullcontext():
             output = self._policy.model.base_model(

@@ -21,6 +21,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from training.engine.batches import Batch, Tokens, by_token_budget, longest_first, make_batch
+from training.engine.cohorts import Step
 from training.engine.runtime import Runtime
 
 NAME = "ragged_sdpa"
@@ -217,7 +218,11 @@ def attend(
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention; on a line, of each part by itself. (1, heads, N, size) to (1, N, heads, size)."""
+    """transformers' attention, (B, heads, N, size) to (B, N, heads, size); on a line of each part by itself, in a step of
+    sampling of each cohort.
+    """
+    if isinstance(attention_mask, Step):
+        return attention_mask.cohorts.attend(module, query, options), None
     if query.device.type == "cpu" and value.dtype != torch.float32:
         # In half precision torch's attention takes five times as long on a processor in the backward pass.
         wide = (one.float() for one in (query, key, value))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -56,6 +57,16 @@ class LanguageHead:
             getattr(text_config, "logits_scaling", None) or 1
         )
         self._softcap = getattr(text_config, "final_logit_softcapping", None)
+
+    def as_sampled(self) -> LanguageHead:
+        """This head as sampling computes: on a processor in float32, since a step of few tokens would take longer to
+        bring the weights to half precision than it saves.
+        """
+        if self._runtime.device.type != "cpu":
+            return self
+        head = copy.copy(self)
+        head._runtime = replace(self._runtime, dtype=torch.float32)
+        return head
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """(N, d) to (N, V)."""

@@ -1,4 +1,4 @@
-"""The sampling loop's cache: slots that are dropped, filled again and moved, for each family of models."""
+"""The sampling loop's cache: answers that begin, are dropped and moved, for each family of models."""
 
 from dataclasses import replace
 
@@ -18,14 +18,15 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.cache_utils import DynamicCache
 
 from tests.engine.conftest import SIZES, make_gpt2, make_llama, make_tokenizer, policy_of, save
 from training.engine import generation, scoring
 from training.engine.batches import Tokens, make_batch
+from training.engine.cohorts import MARGIN, Cohort, Cohorts, Growing, make_cache
 from training.engine.generation import Sampling, sample
 from training.engine.networks import generator
 from training.engine.scoring import read_tokens
-from training.engine.slots import MARGIN, Growing, Slots, make_slots
 
 UNTIED = SIZES | {"tie_word_embeddings": False}  # Gemma would repeat its last token for ever.
 GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
@@ -87,10 +88,12 @@ def test_greedy_is_what_transformers_generates(family, way, monkeypatch):
     assert [one.tokens for one in drawn] == expected
 
 
-def test_layers_of_keys_and_values_have_slots_and_others_what_transformers_has(family):
+def test_layers_of_keys_and_values_have_cohorts_and_others_what_transformers_has(family):
     policy, _ = family
     kinds = set(getattr(policy.model.config, "layer_types", ()))
-    assert type(make_slots(policy.model, 4, 5)) is (Growing if "conv" in kinds else Slots)
+    assert type(make_cache(policy.model, 4, policy.runtime.lines)) is (
+        Growing if "conv" in kinds else Cohorts
+    )
 
 
 def test_a_model_that_takes_padding_for_tokens_reads_prompts_of_one_length_together(tmp_path, monkeypatch):
@@ -153,19 +156,37 @@ def test_where_answers_wait_slots_are_filled_again(policy, monkeypatch):
     assert sum(steps) / len(steps) > 0.7 * slots  # Until the last ones are begun, about all slots are busy.
 
 
-def test_buffers_stay_as_wide_as_the_longest_answer_needs(policy, monkeypatch):
-    made = []
+def test_attention_looks_little_further_back_than_answers_go(policy, monkeypatch):
+    """However many came before: nobody pays for the age of others."""
+    looked = []
+    window = Cohort.window
 
-    def note(*arguments):
-        made.append(make_slots(*arguments))
-        return made[-1]
+    def note(cohort, layer, most=None):
+        keys, values, hidden = window(cohort, layer, most)
+        own = keys.shape[0] * keys.shape[2] if hidden is None else int((hidden == 0).sum())
+        looked.append((own, keys.shape[0] * keys.shape[2], cohort.columns))
+        return keys, values, hidden
 
-    monkeypatch.setattr(generation, "make_slots", note)
+    monkeypatch.setattr(Cohort, "window", note)
     sample(policy, PROMPTS, Sampling(LENGTH, samples_per_prompt=16), generator(0, "test"), 32)
-    assert made
-    for slots in made:
-        widest = max(map(len, PROMPTS)) + LENGTH + MARGIN
-        assert slots.layers[0].keys.shape[2] == slots.columns <= widest
+    own, places, columns = zip(*looked, strict=True)
+    assert max(columns) <= max(map(len, PROMPTS)) + LENGTH + MARGIN
+    assert sum(own) > 0.7 * sum(places)
+
+
+def test_a_mask_shows_each_answer_its_own_columns(policy):
+    prefilled = DynamicCache()
+    keys = torch.randn(2, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+    prefilled.update(keys, -keys, 0)
+    cohorts = Cohorts(policy.model, 4, takes_steps=False)
+    cohorts.admit(prefilled, [1, 0, 1], [3, 5, 3])
+    assert cohorts.mask().tolist() == [[0, 0, 1, 1, 1, 1], [1] * 6, [0, 0, 1, 1, 1, 1]]
+    seen, _ = cohorts.write(0, torch.ones(3, 2, 1, 8), torch.ones(3, 2, 1, 8))
+    torch.testing.assert_close(seen, torch.cat([keys[[1, 0, 1]], torch.ones(3, 2, 1, 8)], dim=2))
+    cohorts.advance()
+    assert cohorts.keep([0, 2]) == [0, 2] and cohorts.mask() is None
+    assert cohorts.get_seq_length() == 4  # What the one that went had before them is left out.
+    assert cohorts.free == 0  # Without an attention that takes steps, the next ones wait for these.
 
 
 def test_a_band_of_prompts_is_of_like_length(policy):
