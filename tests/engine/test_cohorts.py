@@ -91,7 +91,7 @@ def test_greedy_is_what_transformers_generates(family, way, monkeypatch):
 def test_layers_of_keys_and_values_have_cohorts_and_others_what_transformers_has(family):
     policy, _ = family
     kinds = set(getattr(policy.model.config, "layer_types", ()))
-    assert type(make_cache(policy.model, 4, policy.runtime.lines)) is (
+    assert type(make_cache(policy.model, 4, policy.runtime.lines, False)) is (
         Growing if "conv" in kinds else Cohorts
     )
 

@@ -5,6 +5,7 @@ once; attention, which has to read every key and value and spends its time on th
 no further back than its longest answer goes.
 """
 
+from itertools import count
 from typing import Any
 
 import torch
@@ -18,12 +19,18 @@ ATTENTION = {"full_attention", "sliding_attention"}  # kinds of layers that keep
 # Columns that buffers have beyond those in use. Attention reads a buffer that is nearly full much faster than a
 # window of a large one; moving once in so many steps costs little.
 MARGIN = 16
+STILL_MARGIN = 128  # the same where moving means that a step is recorded anew
 
 
-def make_cache(model: PreTrainedModel, slots: int, takes_steps: bool) -> "Cohorts | Growing":
-    """A cache for so many answers that suits a model; `takes_steps`: its attention is `lines.attend`."""
+def make_cache(model: PreTrainedModel, slots: int, takes_steps: bool, is_still: bool) -> "Cohorts | Growing":
+    """A cache for so many answers that suits a model.
+
+    `takes_steps`: its attention is `lines.attend`; `is_still`: the steps will be recorded, if they can be.
+    """
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ATTENTION
-    return Cohorts(model, slots, takes_steps) if set(kinds) <= ATTENTION else Growing(model, slots)
+    if set(kinds) <= ATTENTION:
+        return Cohorts(model, slots, takes_steps, is_still and takes_steps)
+    return Growing(model, slots)
 
 
 class Cohort:
@@ -33,11 +40,13 @@ class Cohort:
     mask hides what is left of it.
     """
 
+    margin = MARGIN
+
     def __init__(self, prefilled: Cache, sources: list[int], lengths: list[int]) -> None:
         """As `Cohorts.admit` takes them."""
         self.column = max(lengths)  # the next one to be written
         self._buffers = [
-            [_widened(one[sources]) for one in (layer.keys, layer.values)] for layer in prefilled.layers
+            [self._widened(one[sources]) for one in (layer.keys, layer.values)] for layer in prefilled.layers
         ]
         self._begin_at(self.column - torch.tensor(lengths))
 
@@ -76,12 +85,19 @@ class Cohort:
     def advance(self) -> None:
         """Every layer has written its column of this step; have a next one, in wider buffers if need be."""
         self.column += 1
-        if self.column < self.columns:
-            return
+        if self.column == self.columns:
+            self._move()
+
+    def _move(self) -> None:
         rows, columns = slice(self.active), slice(self.first, self.column)
-        self._buffers = [[_widened(one[rows, :, columns]) for one in both] for both in self._buffers]
+        self._buffers = [[self._widened(one[rows, :, columns]) for one in both] for both in self._buffers]
         self.column -= self.first
         self._begin_at(self._begins - self.first)
+
+    def _widened(self, columns: Tensor) -> Tensor:
+        """(A, heads, T, size) with a margin of columns behind."""
+        # Zeros, since a hidden column still enters a product, where 0 times what memory held may be NaN.
+        return functional.pad(columns, (0, 0, 0, self.margin))
 
     def _begin_at(self, begins: Tensor) -> None:
         """(A,) the first column of each answer."""
@@ -96,10 +112,53 @@ class Cohort:
             self._hidden = hidden[:, None, None].to(keys.device)
 
 
-def _widened(columns: Tensor) -> Tensor:
-    """(A, heads, T, size) with a margin of columns behind."""
-    # Zeros, since a hidden column still enters a product, where 0 times what memory held may be NaN.
-    return functional.pad(columns, (0, 0, 0, MARGIN))
+class StillCohort(Cohort):
+    """A cohort whose shapes and memory stay as they are between two moves, so that a step can be recorded: which column
+    is written, and what is hidden, is in tensors.
+    """
+
+    margin = STILL_MARGIN
+    _versions = count()
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """A step's column of every answer: (A, heads, 1, size)."""
+        for buffer, column in zip(self._buffers[layer], (keys, values), strict=True):
+            buffer.index_copy_(2, self._at, column)
+
+    def window(self, layer: int, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """All columns, and what hides those that hold nothing of an answer, or too old a token."""
+        hidden = self._hidden
+        if most:
+            hidden = hidden.masked_fill(self._numbers <= self._at - most, -torch.inf)
+        return *self._buffers[layer], hidden
+
+    def keep(self, going: list[int]) -> list[int]:
+        """Let the other answers go."""
+        if len(going) < self.active:
+            self._buffers = [[buffer[going] for buffer in both] for both in self._buffers]
+            self._begin_at(self._begins[going])
+        return going
+
+    def advance(self) -> None:
+        """Have a next column, in wider buffers if need be."""
+        self.column += 1
+        if self.column == self.columns:
+            self._move()
+        else:
+            self._at += 1
+            self._hidden[..., self.column] = 0
+
+    def _begin_at(self, begins: Tensor) -> None:
+        self._begins, self.active = begins, len(begins)
+        self.first = int(begins.min()) if self.active else self.column
+        keys = self._buffers[0][0]
+        numbers = torch.arange(self.columns)
+        is_own = (numbers >= begins[:, None]) & (numbers <= self.column)
+        hidden = torch.zeros(is_own.shape, dtype=keys.dtype).masked_fill_(~is_own, -torch.inf)
+        self._hidden = hidden[:, None, None].to(keys.device)
+        self._numbers = numbers.to(keys.device)
+        self._at = torch.tensor([self.column], device=keys.device)
+        self.version = next(self._versions)
 
 
 class Cohorts(Cache):
@@ -110,9 +169,10 @@ class Cohorts(Cache):
 
     mixes_lengths = True  # Prompts of several lengths may be read together.
 
-    def __init__(self, model: PreTrainedModel, slots: int, takes_steps: bool) -> None:
+    def __init__(self, model: PreTrainedModel, slots: int, takes_steps: bool, is_still: bool = False) -> None:
         super().__init__(layers=[])
         self.slots = slots
+        self.is_still = is_still
         self.cohorts: list[Cohort] = []
         self._step = torch.zeros((1, 1, 1, 1), device=model.device).as_subclass(Step) if takes_steps else None
         if self._step is not None:
@@ -128,6 +188,11 @@ class Cohorts(Cache):
     def free(self) -> int:
         """Slots that a new answer may take."""
         return 0 if self.cohorts and self._step is None else self.slots - self.active
+
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """Another one whenever a step writes and reads elsewhere than the last one did, where cohorts are still."""
+        return tuple(cohort.version for cohort in self.cohorts if isinstance(cohort, StillCohort))
 
     def mask(self) -> Tensor | None:
         """Of a step: these cohorts, for an attention that takes them; else (A, W): 1 where a column, the one to be
@@ -149,7 +214,8 @@ class Cohorts(Cache):
         Prefilled rows have their padding on the left; `lengths` are their prompts, in tokens, one for each answer.
         """
         self.layers = self.layers or [Layer(self, number) for number in range(len(prefilled.layers))]
-        self.cohorts.append(Cohort(prefilled, sources, lengths))
+        kind = StillCohort if self.is_still else Cohort
+        self.cohorts.append(kind(prefilled, sources, lengths))
 
     def keep(self, going: list[int]) -> list[int]:
         """Let the other answers go; returns which answer each place holds now."""

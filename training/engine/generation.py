@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from training.engine.cohorts import make_cache
+from training.engine.cohorts import Cohorts, make_cache
 from training.engine.networks import Policy
+from training.engine.recording import Forward, Recorder, linear_weights_in
 from training.engine.tensors import log_distribution
 
 CACHE_FACTOR = 8  # A cached token costs far less memory than one in a pass that keeps activations.
 BAND = 1.5  # Prompts share a cache where the longest, with its answer, is at most so many times the shortest.
 REFILL_SHARE = 4  # Waiting completions begin when one in so many slots is free: a prefill costs like a step.
 LOOK_EVERY = {"cpu": 1, "cuda": 16}  # Steps between two looks at who has ended; on a GPU a look waits for it.
+RECORDS = {"cuda"}  # devices on which steps are recorded
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,20 @@ def sample(
     before each token, and may raise.
     """
     policy.take_turn()
+    runtime = policy.runtime
+    is_gpu = runtime.device.type == "cuda"
+    with linear_weights_in(runtime.dtype, policy.model) if is_gpu else nullcontext():
+        return _sample(policy, prompts, how, random, budget, on_token)
+
+
+def _sample(
+    policy: Policy,
+    prompts: Sequence[list[int]],
+    how: Sampling,
+    random: torch.Generator,
+    budget: int,
+    on_token: Callable[[], None],
+) -> list[Completion]:
     rows = len(prompts) * how.samples_per_prompt
     draws = torch.rand((rows, how.max_tokens), generator=random, dtype=torch.float64)
     own: dict[int, Completion] = {}
@@ -110,7 +126,11 @@ class _Sampler:
         self._waiting = deque(range(len(self._numbers)))
         count, longest, steps = len(self._numbers), len(prompts[band[-1]]), how.max_tokens
         slots = max(1, min(count, budget * CACHE_FACTOR // (longest + steps)))
-        self._cache = make_cache(policy.model, slots, policy.runtime.lines)
+        records = device.type in RECORDS and policy.recorded_steps is not None
+        self._cache = make_cache(policy.model, slots, policy.runtime.lines, records)
+        self._step: Forward = self._forward_step
+        if isinstance(self._cache, Cohorts) and self._cache.is_still:
+            self._step = Recorder(policy, self._cache, self._forward_step)
         heat = [how.temperatures[number % each % len(how.temperatures)] for number in self._numbers]
         self._heat = torch.tensor(heat, device=device)  # (L,)
         self._is_greedy = self._heat == 0 if 0 in heat else None
@@ -137,8 +157,10 @@ class _Sampler:
             on_token()
             chosen = self._draw()
             self._steps += 1
-            if self._steps % self._look_every == 0 or self._steps == min(self._due):
-                chosen = self._drop_ended(chosen)
+            if self._steps == min(self._due):
+                chosen = self._drop_ended(chosen, 1)
+            elif self._steps % self._look_every == 0:
+                chosen = self._drop_ended(chosen, self._worth_dropping)
             if self._cache.active:
                 self._advance(chosen)
         return self._completions()
@@ -208,10 +230,17 @@ class _Sampler:
         self._running = self._running & ~ends & (self._places < how.max_tokens)
         return chosen
 
-    def _drop_ended(self, chosen: Tensor) -> Tensor:
-        """Let go of what has ended; returns (A,) the chosen tokens of the others."""
+    @property
+    def _worth_dropping(self) -> int:
+        """How many have to have ended for the others to go on without them."""
+        # A step of fewer answers would have to be recorded anew, which takes as long as dozens of steps.
+        still = isinstance(self._cache, Cohorts) and self._cache.is_still
+        return max(1, self._cache.active // REFILL_SHARE) if still else 1
+
+    def _drop_ended(self, chosen: Tensor, at_least: int) -> Tensor:
+        """Let go of what has ended, if so many have; returns (A,) the chosen tokens of the others."""
         going = self._running.nonzero().squeeze(1).tolist()
-        if len(going) == len(chosen):
+        if len(chosen) - len(going) < at_least:
             return chosen
         kept = self._cache.keep(going)
         self._due = [self._due[slot] for slot in kept]
@@ -227,9 +256,13 @@ class _Sampler:
     def _advance(self, chosen: Tensor) -> None:
         """Append a token to each completion in progress."""
         cache = self._cache
-        self._hidden = self._forward(chosen[:, None], self._positions[:, None], cache.mask(), cache)
+        self._hidden = self._step(chosen[:, None], self._positions[:, None])
         cache.advance()
         self._positions = self._positions + 1
+
+    def _forward_step(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """(A, d) the states after (A, 1) ids."""
+        return self._forward(ids, positions, self._cache.mask(), self._cache)
 
     def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
         """(B, d) the states after the last of (B, T) ids."""

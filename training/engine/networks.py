@@ -87,6 +87,7 @@ class Policy:
     head: LanguageHead
     runtime: Runtime
     adapter: Adapter | None = None  # its place on a base that it shares
+    recorded_steps: int | None = 0  # of sampling, on a GPU; None where they cannot be recorded
 
     def take_turn(self) -> None:
         """Be the network that computes; whoever calls the model itself says so first."""

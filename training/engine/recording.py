@@ -1,0 +1,103 @@
+"""Steps of sampling at the speed of a GPU's memory: weights in half precision once, and kernels recorded once.
+
+A step reads every weight and computes little, so what it costs should be that reading. Written as a model is, it costs more:
+autocast brings each weight to half precision again at every step, and starting some hundred kernels one by one takes
+longer than what they do.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from training.engine.cohorts import Cohorts
+from training.engine.networks import Policy
+
+CHECKED_STEPS = 2  # of a policy, computed both ways: what a recording holds as a number shows in the second
+AGREEMENT = 0.02  # Greatest difference of recorded states, as a share of what they are.
+
+Forward = Callable[[Tensor, Tensor], Tensor]  # (A, 1) ids and their positions to (A, d) states
+
+
+@contextmanager
+def linear_weights_in(dtype: torch.dtype, model: nn.Module) -> Iterator[None]:
+    """Let the model's linear layers have weights of this dtype: what autocast would make of them at every call."""
+    layers = [
+        (layer, layer.weight)
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear) and layer.weight.dtype != dtype
+    ]
+    cast = {  # Tied weights are one.
+        id(weight): nn.Parameter(weight.detach().to(dtype), requires_grad=False) for _, weight in layers
+    }
+    for layer, weight in layers:
+        layer.weight = cast[id(weight)]
+    try:
+        yield
+    finally:
+        for layer, weight in layers:
+            layer.weight = weight
+
+
+class Recording:
+    """A step as a CUDA graph: replayed, it reads and writes the memory that it was recorded with."""
+
+    def __init__(self, forward: Forward, ids: Tensor, positions: Tensor) -> None:
+        self._ids, self._positions = ids.clone(), positions.clone()
+        stream, beside = torch.cuda.current_stream(), torch.cuda.Stream()
+        beside.wait_stream(stream)
+        with torch.cuda.stream(
+            beside
+        ):  # Libraries take memory at their first call, which cannot be recorded.
+            forward(self._ids, self._positions)
+        stream.wait_stream(beside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._states = forward(self._ids, self._positions)
+
+    def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """The states of this step."""
+        self._ids.copy_(ids)
+        self._positions.copy_(positions)
+        self._graph.replay()
+        return self._states.clone()  # The next replay writes where they are.
+
+
+class Recorder:
+    """A policy's steps: recorded where that works, and anew whenever the cache's memory is another.
+
+    The first steps are computed both ways. A policy whose steps cannot be recorded, or come out otherwise, computes them
+    one by one from then on.
+    """
+
+    def __init__(self, policy: Policy, cache: Cohorts, forward: Forward) -> None:
+        self._policy, self._cache, self._forward = policy, cache, forward
+        self._recording: Recording | None = None
+        self._memory: tuple[int, ...] = ()
+
+    def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """(A, d) the states after (A, 1) ids."""
+        policy = self._policy
+        if policy.recorded_steps is None:
+            return self._forward(ids, positions)
+        try:
+            states = self._replay(ids, positions)
+        except RuntimeError:  # Models do as they like; what waits for the GPU cannot be recorded.
+            return self._give_up(ids, positions)
+        if policy.recorded_steps < CHECKED_STEPS:
+            expected = self._forward(ids, positions)  # It writes the same column once more.
+            if not (states - expected).norm() <= AGREEMENT * expected.norm():
+                return self._give_up(ids, positions)
+        policy.recorded_steps += 1
+        return states
+
+    def _replay(self, ids: Tensor, positions: Tensor) -> Tensor:
+        if self._recording is None or self._memory != self._cache.memory:
+            self._recording = None  # Its memory is free before the next one takes some.
+            self._recording, self._memory = Recording(self._forward, ids, positions), self._cache.memory
+        return self._recording(ids, positions)
+
+    def _give_up(self, ids: Tensor, positions: Tensor) -> Tensor:
+        self._recording, self._policy.recorded_steps = None, None
+        return self._forward(ids, positions)
