@@ -8,6 +8,8 @@ PRODUCTION         1: served over HTTPS; then SECRET_KEY and ALLOWED_HOSTS are r
 TASTEMAKER_POLICY  first policy of new projects: a folder or a hub name (default: the demo policy)
 TASTEMAKER_GENERATION_SERVERS, TASTEMAKER_SERVER_KEY
                    servers that managers may have asked for completions (none), and the key that they are shown
+TASTEMAKER_PROCESSES
+                   processes that share a run: as many as a worker has GPUs, or cores (1)
 """
 
 from pathlib import Path
@@ -38,6 +40,8 @@ POLICY_MODEL = environment.text("TASTEMAKER_POLICY") or str(BASE_DIR / "training
 # A worker asks them from inside the network, so managers choose among these and no others.
 GENERATION_SERVERS = environment.servers("TASTEMAKER_GENERATION_SERVERS")
 GENERATION_SERVER_KEY = environment.text("TASTEMAKER_SERVER_KEY")
+
+ENGINE_PROCESSES = environment.number("TASTEMAKER_PROCESSES", 1, 1, 64)
 
 INSTALLED_APPS = [
     "config",

@@ -7,6 +7,7 @@ import tempfile
 
 for name in (
     "DATABASE_URL", "REDIS_URL", "PRODUCTION", "TASTEMAKER_POLICY", "TASTEMAKER_GENERATION_SERVERS", "TASTEMAKER_SERVER_KEY",
+    "TASTEMAKER_PROCESSES",
 ):  # fmt: skip
     os.environ.pop(name, None)
 os.environ["TASTEMAKER_DATA"] = tempfile.mkdtemp(prefix="tastemaker-tests-")

@@ -7,7 +7,6 @@ from outside is simply started again.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import hashlib
 import json
@@ -17,7 +16,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -34,15 +32,15 @@ from pydantic import ValidationError
 from training import runs
 from training.engine.records import MessageEvent, MetricsEvent, ProgressEvent, ResultEvent, read_event
 from training.models import Metric, Run
+from training.process_group import STOPPED, ProcessGroup
 
 logger = logging.getLogger(__name__)
 
-DONE, BAD_INPUT, GUARDED, STOPPED = 0, 2, 3, 143
+DONE, BAD_INPUT, GUARDED = 0, 2, 3
 KILLED = (-signal.SIGKILL, -signal.SIGTERM, STOPPED)  # ends that come from outside the engine
 POLL_SECONDS = 0.25
 WRITE_SECONDS = 2.0
 GRACE_SECONDS = 120.0
-PR_SET_PDEATHSIG = 1
 # The engine reads no environment and no settings; it is not even shown them.
 HIDDEN = ("DJANGO_", "TASTEMAKER_", "DATABASE_", "REDIS_", "CELERY_", "SECRET_KEY", "EMAIL_", "PRODUCTION")
 
@@ -70,37 +68,34 @@ def _run_engine(run: Run, leaving: Callable[[], bool]) -> None:
         runs.stopped(run, "Stopped before it started again; its checkpoint is kept.")
         return
     _wait_for_folder(run)
-    follower, process = Follower(run), _start(run)
+    follower, engines = Follower(run), _start(run)
     try:
-        asked = _attend(process, follower, leaving)
+        code, asked = _attend(engines, follower, leaving)
         follower.write()
-        _conclude(follower, process.returncode, asked)
+        _conclude(follower, code, asked)
     finally:
-        _kill(process)
+        engines.kill()
 
 
 # The process
 
 
-def _start(run: Run) -> subprocess.Popen[bytes]:
+def _start(run: Run) -> ProcessGroup:
     run.path.mkdir(parents=True, exist_ok=True)
     request = run.path / "request.json"
     aside = request.with_suffix(".tmp")
     aside.write_text(json.dumps(run.config, indent=1))
     os.replace(aside, request)
-    with (run.path / "engine.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "training.engine", run.method, str(request), str(run.path)],
-            cwd=settings.BASE_DIR,
-            env=_environment() | _server_key(run),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            process_group=0,
-            preexec_fn=_dies_with(os.getpid()) if sys.platform == "linux" else None,
-        )
-    (run.path / "engine.pid").write_text(f"{socket.gethostname()} {process.pid}")
-    return process
+    engines = ProcessGroup(
+        [sys.executable, "-m", "training.engine", run.method, str(request), str(run.path)],
+        # A server is asked by one process, which knows how much it may ask at once.
+        1 if run.config.get("server") else settings.ENGINE_PROCESSES,
+        run.path,
+        settings.BASE_DIR,
+        _environment() | _server_key(run),
+    )
+    (run.path / "engine.pid").write_text(f"{socket.gethostname()} {engines.pid}")
+    return engines
 
 
 def _wait_for_folder(run: Run) -> None:
@@ -148,33 +143,12 @@ def _server_key(run: Run) -> dict[str, str]:
     return {"TASTEMAKER_SERVER_KEY": key} if key and run.config.get("server") else {}
 
 
-def _dies_with(parent: int) -> Callable[[], None]:
-    """Have the kernel ask the engine to stop when the worker is gone, however it went (Linux)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def ask() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died between fork and here
-            os._exit(STOPPED)
-
-    return ask
-
-
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        _signal(process, signal.SIGKILL)
-        process.wait()
-
-
-def _attend(process: subprocess.Popen[bytes], follower: Follower, leaving: Callable[[], bool]) -> str:
-    """Wait for the engine's end, writing what it says. Returns why we asked it to stop: "", "stop" or "leave"."""
+def _attend(engines: ProcessGroup, follower: Follower, leaving: Callable[[], bool]) -> tuple[int, str]:
+    """Wait for the engine's end, writing what it says. Returns its exit code and why we asked it to stop: "", "stop" or
+    "leave".
+    """
     asked, asked_at, written_at = "", 0.0, 0.0
-    while process.poll() is None:
+    while (code := engines.wait(POLL_SECONDS)) is None:
         now = time.monotonic()
         if now - written_at >= WRITE_SECONDS:
             written_at = now
@@ -182,12 +156,10 @@ def _attend(process: subprocess.Popen[bytes], follower: Follower, leaving: Calla
             wish = "stop" if wanted else "leave" if leaving() else ""
             if wish and not asked:
                 asked, asked_at = wish, now
-                _signal(process, signal.SIGTERM)
+                engines.signal(signal.SIGTERM)
         if asked and now - asked_at > GRACE_SECONDS:
-            _signal(process, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(POLL_SECONDS)
-    return asked
+            engines.signal(signal.SIGKILL)
+    return code, asked
 
 
 # What it says

@@ -12,7 +12,7 @@ from tests.engine.chat_server import ChatServer, completion
 from tests.training.test_launch import execute
 from tests.training.test_loop import work_off
 from tests.training.test_pages import form_values, loop_form, page
-from training import launch, loop, runs
+from training import loop, process_group, runs
 from training.forms import check_overrides
 from training.models import Generation, Run
 
@@ -157,12 +157,12 @@ def test_a_rounds_candidates_are_the_served_models_and_the_key_stays_with_the_en
 def test_the_key_is_shown_to_no_other_run(queued_run, settings, monkeypatch):
     settings.GENERATION_SERVER_KEY = "sk-secret"
     monkeypatch.setenv("TASTEMAKER_SERVER_KEY", "sk-secret")
-    seen, popen = [], launch.subprocess.Popen
+    seen, popen = [], process_group.subprocess.Popen
 
     def note(*args, **options):
         seen.append(options["env"])
         return popen(["true"], **options)
 
-    monkeypatch.setattr(launch.subprocess, "Popen", note)
+    monkeypatch.setattr(process_group.subprocess, "Popen", note)
     execute(queued_run)
     assert len(seen) == 1 and "sk-secret" not in seen[0].values()
