@@ -8,6 +8,8 @@ from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
@@ -15,6 +17,8 @@ from transformers import (
     Lfm2ForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    MiniCPM3Config,
+    MiniCPM3ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -91,9 +95,37 @@ def test_greedy_is_what_transformers_generates(family, way, monkeypatch):
 def test_layers_of_keys_and_values_have_cohorts_and_others_what_transformers_has(family):
     policy, _ = family
     kinds = set(getattr(policy.model.config, "layer_types", ()))
-    assert type(make_cache(policy.model, 4, policy.runtime.lines, False)) is (
+    assert policy.runtime.steps == policy.runtime.lines
+    assert type(make_cache(policy.model, 4, LENGTH, policy.runtime.steps, False)) is (
         Growing if "conv" in kinds else Cohorts
     )
+
+
+LATENT = {"q_lora_rank": 16, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+SHARED = {
+    "num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 64, "intermediate_size": [64] * 4, "activation_sparsity_pattern": [0.0] * 4, "laurel_rank": 4,
+    "altup_num_inputs": 2, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 12,
+}  # fmt: skip
+OTHERS = {
+    "keys and values are made of what is cached": lambda: MiniCPM3ForCausalLM(
+        MiniCPM3Config(**UNTIED, **LATENT)
+    ),
+    "layers look at another layer's": lambda: Gemma3nForCausalLM(
+        Gemma3nTextConfig(**UNTIED | GROUPED | SHARED)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_attention_that_looks_at_something_else_than_was_cached_takes_no_steps(tmp_path, name):
+    torch.manual_seed(0)
+    model = OTHERS[name]()
+    expected = [generate(model, prompt) for prompt in PROMPTS]
+    policy = policy_of(save(tmp_path / "model", model, make_tokenizer()), max_completion_tokens=LENGTH)
+    assert policy.runtime.lines and not policy.runtime.steps
+    drawn = sample(policy, PROMPTS, Sampling(LENGTH, (0.0,)), generator(0, "test"), 12)
+    assert [one.tokens for one in drawn] == expected
 
 
 def test_a_model_that_takes_padding_for_tokens_reads_prompts_of_one_length_together(tmp_path, monkeypatch):
@@ -178,7 +210,7 @@ def test_a_mask_shows_each_answer_its_own_columns(policy):
     prefilled = DynamicCache()
     keys = torch.randn(2, 2, 5, 8, generator=torch.Generator().manual_seed(0))
     prefilled.update(keys, -keys, 0)
-    cohorts = Cohorts(policy.model, 4, takes_steps=False)
+    cohorts = Cohorts(policy.model, 4, LENGTH, takes_steps=False)
     cohorts.admit(prefilled, [1, 0, 1], [3, 5, 3])
     assert cohorts.mask().tolist() == [[0, 0, 1, 1, 1, 1], [1] * 6, [0, 0, 1, 1, 1, 1]]
     seen, _ = cohorts.write(0, torch.ones(3, 2, 1, 8), torch.ones(3, 2, 1, 8))

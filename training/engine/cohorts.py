@@ -2,11 +2,11 @@
 
 Answers that began at one step are a cohort, with buffers of its own. A step of a model takes the answers of all cohorts at
 once; attention, which has to read every key and value and spends its time on that, takes a cohort after the other and reads
-no further back than its longest answer goes.
+no further back than its longest answer goes, or, where a step is recorded, than its buffer does.
 """
 
 from itertools import count
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +22,22 @@ MARGIN = 16
 STILL_MARGIN = 128  # the same where moving means that a step is recorded anew
 
 
-def make_cache(model: PreTrainedModel, slots: int, takes_steps: bool, is_still: bool) -> "Cohorts | Growing":
-    """A cache for so many answers that suits a model.
+def make_cache(
+    model: PreTrainedModel, slots: int, most: int, takes_steps: bool, is_still: bool
+) -> "Cohorts | Growing":
+    """A cache for so many answers, of so many tokens at most, that suits a model.
 
-    `takes_steps`: its attention is `lines.attend`; `is_still`: the steps will be recorded, if they can be.
+    `takes_steps`: as `packing.take_steps` found; `is_still`: the steps will be recorded, if they can be.
     """
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ATTENTION
     if set(kinds) <= ATTENTION:
-        return Cohorts(model, slots, takes_steps, is_still and takes_steps)
+        return Cohorts(model, slots, most, takes_steps, is_still and takes_steps)
     return Growing(model, slots)
+
+
+def still_cohorts(cache: "Cohorts | Growing") -> TypeGuard["Cohorts"]:
+    """Whether a step of this cache can be recorded."""
+    return isinstance(cache, Cohorts) and cache.is_still
 
 
 class Cohort:
@@ -42,11 +49,14 @@ class Cohort:
 
     margin = MARGIN
 
-    def __init__(self, prefilled: Cache, sources: list[int], lengths: list[int]) -> None:
-        """As `Cohorts.admit` takes them."""
+    def __init__(self, prefilled: Cache, sources: list[int], lengths: list[int], most: int) -> None:
+        """As `Cohorts.admit` takes them; `most`: tokens that an answer may have."""
         self.column = max(lengths)  # the next one to be written
+        self._room = min(self.margin, most)
+        # Under autocast values are in half precision, and keys, once rotated, are not; attention brings them to it.
         self._buffers = [
-            [self._widened(one[sources]) for one in (layer.keys, layer.values)] for layer in prefilled.layers
+            [self._widened(one[sources].to(layer.values.dtype)) for one in (layer.keys, layer.values)]
+            for layer in prefilled.layers
         ]
         self._begin_at(self.column - torch.tensor(lengths))
 
@@ -90,14 +100,16 @@ class Cohort:
 
     def _move(self) -> None:
         rows, columns = slice(self.active), slice(self.first, self.column)
-        self._buffers = [[self._widened(one[rows, :, columns]) for one in both] for both in self._buffers]
+        for both in self._buffers:  # one after another, since two of all would be much memory
+            for place, buffer in enumerate(both):
+                both[place] = self._widened(buffer[rows, :, columns])
         self.column -= self.first
         self._begin_at(self._begins - self.first)
 
     def _widened(self, columns: Tensor) -> Tensor:
         """(A, heads, T, size) with a margin of columns behind."""
         # Zeros, since a hidden column still enters a product, where 0 times what memory held may be NaN.
-        return functional.pad(columns, (0, 0, 0, self.margin))
+        return functional.pad(columns, (0, 0, 0, self._room))
 
     def _begin_at(self, begins: Tensor) -> None:
         """(A,) the first column of each answer."""
@@ -123,7 +135,7 @@ class StillCohort(Cohort):
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """A step's column of every answer: (A, heads, 1, size)."""
         for buffer, column in zip(self._buffers[layer], (keys, values), strict=True):
-            buffer.index_copy_(2, self._at, column)
+            buffer.index_copy_(2, self._at, column.to(buffer.dtype))
 
     def window(self, layer: int, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """All columns, and what hides those that hold nothing of an answer, or too old a token."""
@@ -135,7 +147,9 @@ class StillCohort(Cohort):
     def keep(self, going: list[int]) -> list[int]:
         """Let the other answers go."""
         if len(going) < self.active:
-            self._buffers = [[buffer[going] for buffer in both] for both in self._buffers]
+            for both in self._buffers:
+                for place, buffer in enumerate(both):
+                    both[place] = buffer[going]
             self._begin_at(self._begins[going])
         return going
 
@@ -169,9 +183,11 @@ class Cohorts(Cache):
 
     mixes_lengths = True  # Prompts of several lengths may be read together.
 
-    def __init__(self, model: PreTrainedModel, slots: int, takes_steps: bool, is_still: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, slots: int, most: int, takes_steps: bool, is_still: bool = False
+    ) -> None:
         super().__init__(layers=[])
-        self.slots = slots
+        self.slots, self._most = slots, most
         self.is_still = is_still
         self.cohorts: list[Cohort] = []
         self._step = torch.zeros((1, 1, 1, 1), device=model.device).as_subclass(Step) if takes_steps else None
@@ -215,7 +231,7 @@ class Cohorts(Cache):
         """
         self.layers = self.layers or [Layer(self, number) for number in range(len(prefilled.layers))]
         kind = StillCohort if self.is_still else Cohort
-        self.cohorts.append(kind(prefilled, sources, lengths))
+        self.cohorts.append(kind(prefilled, sources, lengths, self._most))
 
     def keep(self, going: list[int]) -> list[int]:
         """Let the other answers go; returns which answer each place holds now."""

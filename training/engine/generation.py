@@ -1,5 +1,6 @@
 """Prompts in, completions out: sampling with a key-value cache, over any causal model of transformers."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from training.engine.cohorts import Cohorts, make_cache
+from training.engine.cohorts import make_cache, still_cohorts
 from training.engine.networks import Policy
-from training.engine.recording import Forward, Recorder, linear_weights_in
+from training.engine.recording import Recorder, linear_weights_in
 from training.engine.tensors import log_distribution
 
 CACHE_FACTOR = 8  # A cached token costs far less memory than one in a pass that keeps activations.
@@ -126,11 +127,9 @@ class _Sampler:
         self._waiting = deque(range(len(self._numbers)))
         count, longest, steps = len(self._numbers), len(prompts[band[-1]]), how.max_tokens
         slots = max(1, min(count, budget * CACHE_FACTOR // (longest + steps)))
-        records = device.type in RECORDS and policy.recorded_steps is not None
-        self._cache = make_cache(policy.model, slots, policy.runtime.lines, records)
-        self._step: Forward = self._forward_step
-        if isinstance(self._cache, Cohorts) and self._cache.is_still:
-            self._step = Recorder(policy, self._cache, self._forward_step)
+        is_still = device.type in RECORDS and policy.recorded_steps is not None
+        self._cache = make_cache(policy.model, slots, steps, policy.runtime.steps, is_still)
+        self._recorder = Recorder(policy, self._cache) if still_cohorts(self._cache) else None
         heat = [how.temperatures[number % each % len(how.temperatures)] for number in self._numbers]
         self._heat = torch.tensor(heat, device=device)  # (L,)
         self._is_greedy = self._heat == 0 if 0 in heat else None
@@ -234,8 +233,7 @@ class _Sampler:
     def _worth_dropping(self) -> int:
         """How many have to have ended for the others to go on without them."""
         # A step of fewer answers would have to be recorded anew, which takes as long as dozens of steps.
-        still = isinstance(self._cache, Cohorts) and self._cache.is_still
-        return max(1, self._cache.active // REFILL_SHARE) if still else 1
+        return math.ceil(self._cache.active / REFILL_SHARE) if self._recorder else 1
 
     def _drop_ended(self, chosen: Tensor, at_least: int) -> Tensor:
         """Let go of what has ended, if so many have; returns (A,) the chosen tokens of the others."""
@@ -256,7 +254,11 @@ class _Sampler:
     def _advance(self, chosen: Tensor) -> None:
         """Append a token to each completion in progress."""
         cache = self._cache
-        self._hidden = self._step(chosen[:, None], self._positions[:, None])
+        ids, positions = chosen[:, None], self._positions[:, None]
+        if self._recorder:
+            self._hidden = self._recorder(self._forward_step, ids, positions)
+        else:
+            self._hidden = self._forward_step(ids, positions)
         cache.advance()
         self._positions = self._positions + 1
 

@@ -25,7 +25,7 @@ from training.engine.config import EngineError, Settings, Training
 from training.engine.ensemble import EnsembleHead
 from training.engine.networks import LanguageHead, Policy, Scorer, recompute_activations
 from training.engine.norms import quicken_norms
-from training.engine.packing import read_few, take_lines
+from training.engine.packing import read_few, take_lines, take_steps
 from training.engine.runtime import Runtime
 from training.engine.tensors import log_distribution
 from training.engine.workspace import written_aside
@@ -91,6 +91,7 @@ def load_policy(source: str, config: Settings, runtime: Runtime) -> Policy:
             source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
     runtime = _settle(model, config, runtime)
+    runtime = replace(runtime, steps=take_steps(model, runtime))
     policy = Policy(model, tokenizer, ends, LanguageHead(model, runtime), runtime)
     _check_head(policy, source)
     return policy

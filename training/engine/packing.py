@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
 from training.engine.batches import Batch, Tokens, make_batch, pack_batch
+from training.engine.cohorts import Cohorts, make_cache
 from training.engine.last_layer import narrow, widen
 from training.engine.lines import NAME, make_line
 from training.engine.networks import Policy, hidden_states
@@ -61,6 +63,47 @@ def take_lines(model: PreTrainedModel, runtime: Runtime, longest: int) -> bool:
             return True
     model.set_attn_implementation(usual)
     return False
+
+
+@torch.no_grad()
+def take_steps(model: PreTrainedModel, runtime: Runtime) -> bool:
+    """Whether attention that reads lines may read the cache cohort by cohort while sampling.
+
+    Not where a layer does more with keys and values once they are cached, or takes another layer's: two cohorts go on for
+    two tokens, and are compared with whole rows.
+    """
+    cohorts = make_cache(model, len(PROBE), 2, takes_steps=True, is_still=False)
+    if not runtime.lines or not isinstance(cohorts, Cohorts):
+        return False
+    rows = [probe.prompt + probe.completion for probe in _probes(model)]
+    with contextlib.suppress(Exception):  # as above
+        for numbers in ([0, 1], [2]):
+            prompts = [Tokens(rows[number][:-3], rows[number][-3:-2]) for number in numbers]
+            batch = make_batch(prompts, runtime.device, left=True)
+            prefilled = cohorts.for_prefill()
+            _last_states(model, batch.ids, batch.mask, batch.positions, prefilled)
+            cohorts.admit(prefilled, list(range(len(numbers))), [prompt.length for prompt in prompts])
+        for place in (-2, -1):
+            ids = torch.tensor([[row[place]] for row in rows], device=runtime.device)
+            positions = torch.tensor([[len(row) + place] for row in rows], device=runtime.device)
+            stepped = _last_states(model, ids, cohorts.mask(), positions, cohorts)
+            cohorts.advance()
+        whole = [
+            model.base_model(input_ids=torch.tensor([row], device=runtime.device), use_cache=False)
+            for row in rows
+        ]
+        alone = torch.cat([output.last_hidden_state[:, -1] for output in whole])
+        return torch.allclose(stepped, alone, atol=TOLERANCE, rtol=TOLERANCE)
+    return False
+
+
+def _last_states(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Cache
+) -> Tensor:
+    output = model.base_model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+    )
+    return output.last_hidden_state[:, -1]
 
 
 def read_few(model: PreTrainedModel, runtime: Runtime) -> bool:

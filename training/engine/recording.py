@@ -1,4 +1,4 @@
-"""Steps of sampling at the speed of a GPU's memory: weights in half precision once, and kernels recorded once.
+"""Steps of sampling at the speed of a GPU's memory: weights in half precision, and kernels recorded.
 
 A step reads every weight and computes little, so what it costs should be that reading. Written as a model is, it costs more:
 autocast brings each weight to half precision again at every step, and starting some hundred kernels one by one takes
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from training.engine.cohorts import Cohorts
 from training.engine.networks import Policy
 
-CHECKED_STEPS = 2  # of a policy, computed both ways: what a recording holds as a number shows in the second
+CHECKED_STEPS = 2  # of a recording, computed both ways: what it holds as a number shows in the second
 AGREEMENT = 0.02  # Greatest difference of recorded states, as a share of what they are.
 
 Forward = Callable[[Tensor, Tensor], Tensor]  # (A, 1) ids and their positions to (A, d) states
@@ -53,8 +53,11 @@ class Recording:
             forward(self._ids, self._positions)
         stream.wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._states = forward(self._ids, self._positions)
+        try:
+            with torch.cuda.graph(self._graph):
+                self._states = forward(self._ids, self._positions)
+        finally:
+            torch.cuda.set_stream(stream)  # which a failed recording would leave another
 
     def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
         """The states of this step."""
@@ -67,37 +70,37 @@ class Recording:
 class Recorder:
     """A policy's steps: recorded where that works, and anew whenever the cache's memory is another.
 
-    The first steps are computed both ways. A policy whose steps cannot be recorded, or come out otherwise, computes them
-    one by one from then on.
+    The first steps of each recording are computed both ways. A policy whose steps cannot be recorded, or come out
+    otherwise, computes them one by one from then on.
     """
 
-    def __init__(self, policy: Policy, cache: Cohorts, forward: Forward) -> None:
-        self._policy, self._cache, self._forward = policy, cache, forward
+    def __init__(self, policy: Policy, cache: Cohorts) -> None:
+        self._policy, self._cache = policy, cache
         self._recording: Recording | None = None
         self._memory: tuple[int, ...] = ()
+        self._checked = 0
 
-    def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def __call__(self, forward: Forward, ids: Tensor, positions: Tensor) -> Tensor:
         """(A, d) the states after (A, 1) ids."""
-        policy = self._policy
-        if policy.recorded_steps is None:
-            return self._forward(ids, positions)
+        if self._policy.recorded_steps is None:
+            return forward(ids, positions)
+        if self._memory != self._cache.memory:
+            # What follows at once may change it again: new answers after some have gone.
+            self._recording, self._memory, self._checked = None, self._cache.memory, 0
+            return forward(ids, positions)
         try:
-            states = self._replay(ids, positions)
+            self._recording = self._recording or Recording(forward, ids, positions)
+            states = self._recording(ids, positions)
         except RuntimeError:  # Models do as they like; what waits for the GPU cannot be recorded.
-            return self._give_up(ids, positions)
-        if policy.recorded_steps < CHECKED_STEPS:
-            expected = self._forward(ids, positions)  # It writes the same column once more.
+            return self._give_up(forward(ids, positions))
+        if self._checked < CHECKED_STEPS:
+            expected = forward(ids, positions)  # It writes the same column once more.
             if not (states - expected).norm() <= AGREEMENT * expected.norm():
-                return self._give_up(ids, positions)
-        policy.recorded_steps += 1
+                return self._give_up(expected)
+            self._checked += 1
+        self._policy.recorded_steps += 1
         return states
 
-    def _replay(self, ids: Tensor, positions: Tensor) -> Tensor:
-        if self._recording is None or self._memory != self._cache.memory:
-            self._recording = None  # Its memory is free before the next one takes some.
-            self._recording, self._memory = Recording(self._forward, ids, positions), self._cache.memory
-        return self._recording(ids, positions)
-
-    def _give_up(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def _give_up(self, states: Tensor) -> Tensor:
         self._recording, self._policy.recorded_steps = None, None
-        return self._forward(ids, positions)
+        return states

@@ -20,6 +20,7 @@ class Runtime:
     dtype: torch.dtype  # of the forward pass; weights are float32
     processes: Processes = ALONE
     lines: bool = False  # Rows are laid on one line, without padding; the network's attention reads that.
+    steps: bool = False  # While sampling, attention reads the cache cohort by cohort.
 
     def shared_with(self, other: "Runtime") -> "Runtime":
         """Of passes that are laid out once for two networks."""

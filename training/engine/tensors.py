@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 Head = Callable[[Tensor], Tensor]  # (N, d) hidden states to (N, V) logits
 CHUNK_ELEMENTS = 2**24  # of one chunk of logits: 64 MiB in float32
 CACHED_ELEMENTS = 2**18  # the same where a processor reads a chunk many times: 1 MiB stays in its cache
+CACHED_ROWS = 128  # but no fewer, since each chunk reads the whole head
 
 
 class TokenStatistics(NamedTuple):
@@ -116,7 +117,7 @@ def _exact_kl(logs: Tensor, reference: Tensor) -> Tensor:
 def _chunk_rows(head: Head, hidden: Tensor, chunk_elements: int) -> int:
     vocabulary = getattr(head, "vocabulary", 0) or head(hidden[:1]).shape[-1]
     if hidden.device.type == "cpu" and not torch.is_grad_enabled():
-        chunk_elements = min(chunk_elements, CACHED_ELEMENTS)
+        chunk_elements = min(chunk_elements, max(CACHED_ELEMENTS, CACHED_ROWS * vocabulary))
     multiple = getattr(head, "multiple", 1)
     return max(1, chunk_elements // vocabulary // multiple) * multiple
 
