@@ -51,12 +51,22 @@ def middle(pairs: Pairs, side: str, figure: str) -> float:
 
 
 def summary(runs: Mapping[str, Pairs]) -> dict[str, Any]:
-    """Of one size: each ratio, and of each pair what both sides' models are worth."""
+    """Of one size: each ratio, and of each pair what both sides' models are worth.
+
+    A ratio is that of ours in bfloat16 where it ran so; the one in float32 then stands beside it.
+    """
+    speeds = {what: runs[what] for what in UNITS if what in runs}
+    halves = [what for what, pairs in speeds.items() if BF16 in pairs[0]]
     found: dict[str, Any] = {
-        f"{what}_ratio": round(speed_ratio(runs[what]), 2) for what in UNITS if what in runs
+        f"{what}_ratio": round(speed_ratio(pairs, side=BF16 if what in halves else "ours"), 2)
+        for what, pairs in speeds.items()
     }
-    halves = [what for what in runs if BF16 in runs[what][0]]
-    found |= {f"{what}_bf16_ratio": round(speed_ratio(runs[what], side=BF16), 2) for what in halves}
+    found["bfloat16"] = halves
+    found |= {
+        f"{what}_float32_ratio": round(speed_ratio(runs[what]), 2)
+        for what in halves
+        if "ours" in runs[what][0]
+    }
     if "memory" in runs:
         found["ppo_memory_ratio"] = round(memory_ratio(runs["memory"], "shared", "peer"), 2)
     for what, names in OUTCOMES.items():

@@ -143,18 +143,20 @@ def test_a_quick_run_ends_with_every_ratio_and_what_both_models_are_worth():
     memory = {"shared": figures(1, 1.0, 1.0, 25), "peer": figures(1, 1.0, 1.0, 100)}
     speeds = {what: [pair] for what in ("reward", "grpo", "ppo", "sampling")}
     half = figures(80, 2.0, 2.0, 30, gold=1.5, kl_nats=2.5)
+    speeds["grpo"] = [{"ours_bf16": half, "peer": pair["peer"]}]
     speeds["ppo"] = [pair | {"ours_bf16": half}]
     found = report.summary({**speeds, "memory": [memory]})
     assert found == {
         "reward_ratio": 2.0,
-        "grpo_ratio": 2.0,
-        "ppo_ratio": 2.0,
-        "ppo_bf16_ratio": 4.0,
+        "grpo_ratio": 4.0,
+        "ppo_ratio": 4.0,
+        "bfloat16": ["grpo", "ppo"],
+        "ppo_float32_ratio": 2.0,
         "sampling_ratio": 2.0,
         "ppo_memory_ratio": 0.25,
         "reward_accuracy": {side: [0.9] for side in sides},
-        "grpo_gold": {side: [2.0] for side in sides},
-        "grpo_kl_nats": {side: [3.0] for side in sides},
+        "grpo_gold": {"ours_bf16": [1.5], "peer": [2.0]},
+        "grpo_kl_nats": {"ours_bf16": [2.5], "peer": [3.0]},
         "ppo_gold": {side: [2.0] for side in sides} | {"ours_bf16": [1.5]},
         "ppo_kl_nats": {side: [3.0] for side in sides} | {"ours_bf16": [2.5]},
     }
