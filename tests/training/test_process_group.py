@@ -108,17 +108,6 @@ def completions(run):
     return [json.loads(line) for line in (run.path / "completions.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_write_what_one_writes(queued_run, two, settings):
-    shared = execute(queued_run)
-    assert (shared.status, shared.exit_code) == ("done", 0)
-    assert (shared.path / "engine-1.log").exists()
-    settings.ENGINE_PROCESSES = 1
-    alone = runs.start(
-        queued_run.project, queued_run.method, queued_run.config, input_model=queued_run.input_model
-    )
-    assert completions(shared) == completions(execute(alone))
-
-
 def test_bad_input_of_two_is_the_sentence_of_one(queued_run, prompts_file, two):
     prompts_file.write_text('{"prompt": "fine"}\n{"prompt": 7}\n')
     run = execute(queued_run)
@@ -127,7 +116,9 @@ def test_bad_input_of_two_is_the_sentence_of_one(queued_run, prompts_file, two):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_run_goes_on_after_one_of_its_processes_was_killed(queued_run, two, monkeypatch):
+def test_a_run_goes_on_after_a_kill_and_two_processes_write_what_one_writes(
+    queued_run, two, settings, monkeypatch
+):
     born = []
     popen = process_group.subprocess.Popen
     monkeypatch.setattr(
@@ -140,5 +131,9 @@ def test_a_run_goes_on_after_one_of_its_processes_was_killed(queued_run, two, mo
     assert not is_alive(born[0].pid)
     run = Run.objects.get(pk=queued_run.pk)
     assert (run.status, "Killed from outside" in run.message) == ("queued", True)
-    run = execute(run)
-    assert run.status == "done"
+    shared = execute(run)
+    assert (shared.status, shared.exit_code) == ("done", 0)
+    assert (shared.path / "engine-1.log").exists()
+    settings.ENGINE_PROCESSES = 1
+    alone = runs.start(run.project, run.method, run.config, input_model=run.input_model)
+    assert completions(shared) == completions(execute(alone))
