@@ -127,6 +127,15 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(tensors, "_chunk_rows", lambda head, hidden, most: rows(head, hidden, most // 128))
 
 
+@pytest.mark.parametrize(("vocabulary", "rows"), [(1_536, 170), (150_000, 111), (32_000, 128)])
+def test_a_piece_of_logits_fits_a_cache_but_reads_the_head_for_many_rows(vocabulary, rows):
+    head = torch.nn.Linear(2, vocabulary)
+    with torch.no_grad():
+        # Of 150,000 words 128 rows are more than a chunk may hold.
+        assert tensors._chunk_rows(head, torch.zeros(1, 2), tensors.CHUNK_ELEMENTS) == rows
+    assert tensors._chunk_rows(head, torch.zeros(1, 2), tensors.CHUNK_ELEMENTS) == 2**24 // vocabulary
+
+
 LOGITS = 32 * LENGTH * VOCABULARY * 4  # bytes, of all completion tokens of 32 rows
 WORK = {
     "ppo": a_ppo_update,

@@ -5,6 +5,7 @@ once; attention, which has to read every key and value and spends its time on th
 no further back than its longest answer goes, or, where a step is recorded, than its buffer does.
 """
 
+from collections.abc import Callable
 from itertools import count
 from typing import Any, TypeGuard
 
@@ -100,11 +101,14 @@ class Cohort:
 
     def _move(self) -> None:
         rows, columns = slice(self.active), slice(self.first, self.column)
-        for both in self._buffers:  # one after another, since two of all would be much memory
-            for place, buffer in enumerate(both):
-                both[place] = self._widened(buffer[rows, :, columns])
+        self._replace(lambda buffer: self._widened(buffer[rows, :, columns]))
         self.column -= self.first
         self._begin_at(self._begins - self.first)
+
+    def _replace(self, anew: Callable[[Tensor], Tensor]) -> None:
+        for both in self._buffers:  # one after another, since two of all would be much memory
+            for place, buffer in enumerate(both):
+                both[place] = anew(buffer)
 
     def _widened(self, columns: Tensor) -> Tensor:
         """(A, heads, T, size) with a margin of columns behind."""
@@ -118,10 +122,13 @@ class Cohort:
         self.first = int(begins.min()) if self.active else self.column
         self._hidden: Tensor | None = None
         if (begins != self.first).any():
-            keys = self._buffers[0][0]
-            is_left = torch.arange(self.columns) < begins[:, None]
-            hidden = torch.zeros(is_left.shape, dtype=keys.dtype).masked_fill_(is_left, -torch.inf)
-            self._hidden = hidden[:, None, None].to(keys.device)
+            self._hidden = self._hiding(torch.arange(self.columns) < begins[:, None])
+
+    def _hiding(self, places: Tensor) -> Tensor:
+        """(A, columns) bool to what hides these: (A, 1, 1, columns), to be added to scores."""
+        keys = self._buffers[0][0]
+        hidden = torch.zeros(places.shape, dtype=keys.dtype).masked_fill_(places, -torch.inf)
+        return hidden[:, None, None].to(keys.device)
 
 
 class StillCohort(Cohort):
@@ -147,9 +154,7 @@ class StillCohort(Cohort):
     def keep(self, going: list[int]) -> list[int]:
         """Let the other answers go."""
         if len(going) < self.active:
-            for both in self._buffers:
-                for place, buffer in enumerate(both):
-                    both[place] = buffer[going]
+            self._replace(lambda buffer: buffer[going])
             self._begin_at(self._begins[going])
         return going
 
@@ -165,13 +170,10 @@ class StillCohort(Cohort):
     def _begin_at(self, begins: Tensor) -> None:
         self._begins, self.active = begins, len(begins)
         self.first = int(begins.min()) if self.active else self.column
-        keys = self._buffers[0][0]
         numbers = torch.arange(self.columns)
-        is_own = (numbers >= begins[:, None]) & (numbers <= self.column)
-        hidden = torch.zeros(is_own.shape, dtype=keys.dtype).masked_fill_(~is_own, -torch.inf)
-        self._hidden = hidden[:, None, None].to(keys.device)
-        self._numbers = numbers.to(keys.device)
-        self._at = torch.tensor([self.column], device=keys.device)
+        self._hidden = self._hiding((numbers < begins[:, None]) | (numbers > self.column))
+        self._numbers = numbers.to(self._hidden.device)
+        self._at = torch.tensor([self.column], device=self._hidden.device)
         self.version = next(self._versions)
 
 

@@ -64,28 +64,16 @@ def sample(
     before each token, and may raise.
     """
     policy.take_turn()
-    runtime = policy.runtime
-    is_gpu = runtime.device.type == "cuda"
-    with linear_weights_in(runtime.dtype, policy.model) if is_gpu else nullcontext():
-        return _sample(policy, prompts, how, random, budget, on_token)
-
-
-def _sample(
-    policy: Policy,
-    prompts: Sequence[list[int]],
-    how: Sampling,
-    random: torch.Generator,
-    budget: int,
-    on_token: Callable[[], None],
-) -> list[Completion]:
     rows = len(prompts) * how.samples_per_prompt
     draws = torch.rand((rows, how.max_tokens), generator=random, dtype=torch.float64)
     own: dict[int, Completion] = {}
-    processes = policy.runtime.processes
+    runtime = policy.runtime
     shortest_first = sorted(range(len(prompts)), key=lambda number: (len(prompts[number]), number))
-    for band in _bands(processes.deal(shortest_first), prompts, how):
-        own |= _Sampler(policy, prompts, band, how, draws, budget).run(on_token)
-    completions = {number: one for part in processes.gather(own) for number, one in part.items()}
+    is_gpu = runtime.device.type == "cuda"
+    with linear_weights_in(runtime.dtype, policy.model) if is_gpu else nullcontext():
+        for band in _bands(runtime.processes.deal(shortest_first), prompts, how):
+            own |= _Sampler(policy, prompts, band, how, draws, budget).run(on_token)
+    completions = {number: one for part in runtime.processes.gather(own) for number, one in part.items()}
     return [completions[number] for number in range(rows)]
 
 
