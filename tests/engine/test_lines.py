@@ -8,8 +8,9 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, Qwen2MoeConfig, Qw
 from tests.engine.conftest import make_gpt2, make_llama, make_tokenizer, policy_of, save, scorer_of
 from tests.engine.test_cohorts import FAMILIES, GROUPED, UNTIED, WINDOW
 from training.engine.batches import Tokens, make_batch
+from training.engine.generation import Sampling, sample
 from training.engine.lines import Line, make_line, token_batches
-from training.engine.networks import recompute_activations
+from training.engine.networks import generator, recompute_activations
 from training.engine.runtime import Runtime
 from training.engine.tensors import token_logprobs
 
@@ -106,8 +107,9 @@ class RowsOfProducts(TorchDispatchMode):
         self.seen = set()
 
     def __torch_dispatch__(self, function, types, arguments=(), named=None):
-        if function is torch.ops.aten.mm.default and arguments[0].dtype == torch.bfloat16:
-            self.seen.update((*arguments[0].shape, arguments[1].shape[1]))
+        products = (torch.ops.aten.mm.default, torch.ops.aten.linear.default)  # the latter in inference mode
+        if function in products and arguments[0].dtype == torch.bfloat16:
+            self.seen.update((*arguments[0].shape, *arguments[1].shape))
         return function(*arguments, **(named or {}))
 
 
@@ -124,6 +126,13 @@ def test_half_precision_multiplies_few_numbers_of_rows_on_a_processor(llama):
     numbers = products.seen - sizes
     assert numbers
     assert all(number % 64 == 0 for number in numbers)
+
+
+def test_sampling_multiplies_nothing_in_half_precision_on_a_processor(llama):
+    policy = policy_of(llama, precision="bfloat16")
+    with RowsOfProducts() as products:
+        drawn = sample(policy, [row.prompt for row in ROWS], Sampling(8), generator(0, "test"), 1000)
+    assert len(drawn) == len(ROWS) and not products.seen
 
 
 def test_no_column_is_computed_for_padding_nor_twice_for_a_prompt(llama):
