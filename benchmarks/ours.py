@@ -66,8 +66,9 @@ def reward_arguments(settings: Settings) -> dict[str, Any]:
 
 
 def grpo_arguments(settings: Settings) -> dict[str, Any]:
-    """For the engine's `grpo`, the price of KL in the loss, where the peer has it."""
-    return {**PLAIN, **UNGUARDED, **settings, "kl_in_loss": True, "length_divisor": "tokens"}
+    """For the engine's `grpo`, the price of KL in the loss and of each token for itself, as the peer has it."""
+    kl = {"kl_in_loss": True, "kl_gradient": "token"}
+    return {**PLAIN, **UNGUARDED, **settings, **kl, "length_divisor": "tokens"}
 
 
 def ppo_arguments(settings: Settings) -> dict[str, Any]:

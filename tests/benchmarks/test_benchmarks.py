@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import peer, report
+from benchmarks import gold, peer, report
 from benchmarks.jobs import ADAM, SETTINGS, SIZES, repeated
 from benchmarks.meter import Meter
 
@@ -162,6 +162,20 @@ def test_a_quick_run_ends_with_every_ratio_and_what_both_models_are_worth():
     }
 
 
+def test_gold_is_compared_by_means_with_the_errors_of_both_sides():
+    ours, theirs = (2.0, 3.0, 4.0), (2.0, 2.0, 5.0)
+    pairs = [
+        {"ours": {"gold": one, "kl_nats": 1.0}, "peer": {"gold": other, "kl_nats": 2.0}}
+        for one, other in zip(ours, theirs, strict=True)
+    ]
+    found = gold.compare(pairs)
+    # Standard errors: 1 / sqrt(3), and sqrt(3) / sqrt(3).
+    assert found["ours"] == {"gold": [3.0, pytest.approx(3**-0.5)], "kl_nats": [1.0, 0.0]}
+    assert found["peer"] == {"gold": [3.0, pytest.approx(1.0)], "kl_nats": [2.0, 0.0]}
+    assert found["more_gold"] == {"ours": [0.0, pytest.approx((4 / 3) ** 0.5)]}
+    assert gold.table("grpo", found, 3)[-1] == "grpo: ours has +0.00 ± 1.15 of gold beside the peer"
+
+
 def test_the_side_in_half_precision_differs_in_nothing_else():
     from benchmarks.ours import job_config
 
@@ -170,7 +184,7 @@ def test_the_side_in_half_precision_differs_in_nothing_else():
 
 
 def test_a_side_that_fails_ends_the_run_with_its_own_words(tmp_path):
-    from benchmarks.__main__ import run_side
+    from benchmarks.bench import run_side
 
     job = {"what": "knitting", "threads": 1}
     path = tmp_path / "job.json"

@@ -15,7 +15,7 @@ from training.engine import groups, grpo, rloo
 from training.engine.advantages import equal_groups, group_advantages, leave_one_out_advantages
 from training.engine.batches import sums_to_go
 from training.engine.config import Grpo, Rloo
-from training.engine.losses import clipped_policy_loss, completion_kl_loss
+from training.engine.losses import clipped_policy_loss, completion_kl_loss, token_kl_loss
 from training.engine.networks import trained_parameters
 
 GROUPED = {
@@ -40,6 +40,7 @@ OPTIONS = {
     "grpo by completion": ("grpo", {"length_divisor": "completion", "clip_range_high": None}),
     "grpo by constant": ("grpo", {"length_divisor": "constant", "entropy_coefficient": 0.05}),
     "grpo with kl in the loss": ("grpo", {"kl_in_loss": True, "divide_by_deviation": True}),
+    "grpo with each token's own kl": ("grpo", {"kl_in_loss": True, "kl_gradient": "token"}),
     "grpo as first published": ("grpo", {"length_divisor": "completion", "divide_by_deviation": True, "kl_in_loss": True}),
     "rloo": ("rloo", {}),
     "rloo with entropy": ("rloo", {"entropy_coefficient": 0.05, "whiten_advantages": True}),
@@ -228,6 +229,28 @@ def test_the_gradient_of_the_kl_loss_is_that_of_the_kl_of_whole_completions():
     assert (partial_only - wanted).abs().max() > 0.02
 
 
+def test_the_gradient_of_the_token_kl_loss_is_that_of_each_next_token_and_of_the_k3_that_others_take():
+    torch.manual_seed(4)
+    table, reference = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    exact = ours = others = 0.0
+    for first, second in itertools.product(range(3), repeat=2):
+        new, base = tabular(table, (first, second)), tabular(reference, (first, second))
+        old = new.detach()
+        probability = old.sum().exp()
+        # The first token is drawn from this policy, whatever it then becomes.
+        exact = exact + old[0].exp() * new[1].exp() * (new[1] - base[1])
+        ours = ours + probability * token_kl_loss(new, old, base).sum()
+        k3 = (base - new).exp() - 1 - (base - new)
+        others = others + probability * ((new - old).exp() * k3).sum()
+    at_first, start = torch.log_softmax(table[0], 0), torch.log_softmax(reference[0], 0)
+    exact = exact + (at_first.exp() * (at_first - start)).sum()
+    wanted, found, theirs = (
+        torch.autograd.grad(one, table, retain_graph=True)[0] for one in (exact, ours, others)
+    )
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(theirs, wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_the_kl_loss_corrects_for_samples_of_an_older_policy():
     torch.manual_seed(5)
     logits, older, reference = torch.randn(4, requires_grad=True), torch.randn(4), torch.randn(4)
@@ -299,7 +322,8 @@ def plain_grpo(players, rollout, rows, advantages, config):
             loss = loss - gain((log - old[place]).exp(), advantages[number], 0.8, high)
             loss = loss - config.entropy_coefficient * entropies[place]
             if config.kl_in_loss:
-                following = sum(logs[n].item() - reference[n].item() for n in range(place, len(logs)))
+                end = place + 1 if config.kl_gradient == "token" else len(logs)
+                following = sum(logs[n].item() - reference[n].item() for n in range(place, end))
                 loss = loss + PRICE * following * (log - old[place]).exp()
         losses.append(loss)
         lengths.append(len(logs))

@@ -19,7 +19,7 @@ from training.engine.groups import (
     learn_from_groups,
     load_group_players,
 )
-from training.engine.losses import clipped_policy_loss, completion_kl_loss
+from training.engine.losses import clipped_policy_loss, completion_kl_loss, token_kl_loss
 from training.engine.online import Players, Rollout, train_online
 from training.engine.workspace import Workspace
 
@@ -65,9 +65,15 @@ def loss_of(look: Look, kl_coefficient: float, config: Grpo) -> Loss:
     parts = clipped_policy_loss(look.new, look.old, advantages, config.clip_range, config.clip_range_high)
     regularisers = -config.entropy_coefficient * look.entropy
     if config.kl_in_loss:
-        kl = completion_kl_loss(look.new, look.old, look.reference, look.lengths)
-        regularisers = regularisers + kl_coefficient * kl
+        regularisers = regularisers + kl_coefficient * kl_loss(look, config)
     return Loss((weights * parts.loss).sum(), (weights * regularisers).sum(), parts.clipped)
+
+
+def kl_loss(look: Look, config: Grpo) -> Tensor:
+    """(N,) the term of each token whose gradient is that of KL to the reference, nats."""
+    if config.kl_gradient == "token":
+        return token_kl_loss(look.new, look.old, look.reference)
+    return completion_kl_loss(look.new, look.old, look.reference, look.lengths)
 
 
 def token_weights(lengths: Sequence[int], step_lengths: Sequence[int], config: Grpo) -> Tensor:

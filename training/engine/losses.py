@@ -110,6 +110,16 @@ def completion_kl_loss(new: Tensor, old: Tensor, reference: Tensor, lengths: Seq
     return likelihood_ratio(new, old) * following
 
 
+def token_kl_loss(new: Tensor, old: Tensor, reference: Tensor) -> Tensor:
+    """(N,) terms whose gradient is that of the KL to the reference of each next token by itself, nats.
+
+    As above, but no token answers for what follows it, so that a nat costs less than its price. Its gradient has the
+    mean that k3 times the likelihood ratio has. Only the gradient means anything.
+    Source: arXiv 2512.02556, section 3.1, and the default of TRL.
+    """
+    return likelihood_ratio(new, old) * (new - reference).detach()
+
+
 def value_loss(new: Tensor, old: Tensor, returns: Tensor, clip_range: float | None) -> Tensor:
     """(N,) half squared errors of values; with a clip range the worse of free and clipped.
 

@@ -294,6 +294,12 @@ class Grpo(Grouped):
         description="Whether KL to the reference is a term of the loss, which neither baseline nor clipping "
         "touches, instead of a part of the reward.",
     )
+    kl_gradient: Literal["completion", "token"] = Field(
+        "completion",
+        description="With `kl_in_loss`: whether a token answers for the KL from it to its completion's end, which is "
+        "the gradient of what is paid for, or for its own alone, as other trainers have it; a nat then costs less "
+        "than its price.",
+    )
 
 
 class Rloo(Grouped):
