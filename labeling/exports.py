@@ -1,7 +1,8 @@
-"""Preferences out, as JSON lines, in constant memory however many there are."""
+"""Preferences and demonstrations out, as JSON lines, in constant memory however many there are."""
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,10 +11,12 @@ from django.db.models import OuterRef, Subquery
 from django.db.models.functions import Coalesce
 
 from labeling.filters import PreferenceFilter
-from labeling.models import DatasetEntry, Project
+from labeling.models import Candidate, DatasetEntry, Edit, Project
 from labeling.models.work import PreferenceQuerySet
 
 ROWS_AT_A_TIME = 1000
+PAIR = ("chosen", "rejected")
+UNSEEN = -1  # the side of a better answer, which was written and not shown
 
 Row = dict[str, Any]
 
@@ -31,13 +34,38 @@ def stream_preferences(project: Project, after: int = 0, **filters: Any) -> Iter
     return _lines(read_rows(project, rows, "dataset_version"))
 
 
+def stream_demonstrations(project: Project) -> Iterator[bytes]:
+    """Return the better answers that stand, as JSON lines for supervised fine-tuning, ordered by id."""
+    pseudonyms = _pseudonyms(project)
+    columns = {
+        "id": "id",
+        "prompt": "judgment__comparison__prompt__messages",
+        "completion": "completion__text",
+        "original": "original__text",
+        "annotator": "judgment__annotator_id",
+        "original_author": "original__author",
+        "written_at": "created_at",
+        "prompt_id": "judgment__comparison__prompt_id",
+        "split": "judgment__comparison__prompt__split",
+        "comparison": "judgment__comparison_id",
+        "judgment": "judgment_id",
+    }
+    edits = Edit.objects.current().filter(judgment__comparison__project=project).order_by("id")
+    with transaction.atomic():
+        for value in edits.values_list(*columns.values()).iterator(chunk_size=ROWS_AT_A_TIME):
+            row = dict(zip(columns, value, strict=True))
+            row["annotator"] = pseudonyms.get(row["annotator"], "")
+            row["written_at"] = _iso(row["written_at"])
+            yield _line(row)
+
+
 def read_rows(project: Project, preferences: PreferenceQuerySet, *more: str) -> Iterator[Row]:
     """Read preferences through a server-side cursor, as rows that all have the same keys and types.
 
     What is not known is "" or 0 rather than null, since loaders guess a column's type from its first rows.
     Annotators appear under their pseudonyms. more: annotations to add to each row.
     """
-    pseudonyms = dict(project.memberships.values_list("user_id", "pseudonym"))
+    pseudonyms = _pseudonyms(project)
     columns = {
         "id": "id",
         "prompt": "prompt__messages",
@@ -45,31 +73,74 @@ def read_rows(project: Project, preferences: PreferenceQuerySet, *more: str) -> 
         "rejected": "rejected__text",
         "tie": "tie",
         "both_bad": "both_bad",
+        "both_good": "both_good",
         "strength": "strength",
         "weight": "weight",
         "annotator": "judgment__annotator_id",
         "chosen_author": "chosen__author",
         "rejected_author": "rejected__author",
+        "chosen_side": "chosen_id",
+        "rejected_side": "rejected_id",
+        "criteria": "judgment__ratings",
         "reason": "judgment__reason",
+        "reason_tags": "judgment__reason_tags",
         "seconds_spent": "judgment__seconds_spent",
         "judged_at": "judgment__created_at",
+        "guidelines": "judgment__guidelines_number",
         "prompt_id": "prompt_id",
         "split": "prompt__split",
         "comparison": "judgment__comparison_id",
         "judgment": "judgment_id",
     } | {name: name for name in more}
-    values = preferences.values_list(*columns.values())
+    values = preferences.values_list(*columns.values(), "judgment__assignment__sides")
     with transaction.atomic():  # a cursor inside a transaction reads as it goes; one outside reads all first
-        for value in values.iterator(chunk_size=ROWS_AT_A_TIME):
-            row = dict(zip(columns, value, strict=True))
-            row["annotator"] = pseudonyms.get(row["annotator"], "")
-            row["seconds_spent"] = row["seconds_spent"] or 0.0
-            row["judged_at"] = _iso(row["judged_at"])
-            yield row
+        read = values.iterator(chunk_size=ROWS_AT_A_TIME)
+        while chunk := list(itertools.islice(read, ROWS_AT_A_TIME)):
+            rows = [dict(zip(columns, value, strict=False)) for value in chunk]
+            positions = _positions({row["comparison"] for row in rows})
+            for row, (*_, sides) in zip(rows, chunk, strict=True):
+                places = [positions.get((row["comparison"], row[f"{side}_side"])) for side in PAIR]
+                row["criteria"] = _criteria(project, row["criteria"], places)
+                for side, place in zip(PAIR, places, strict=True):
+                    row[f"{side}_side"] = UNSEEN if place is None else sides.index(place)
+                row["annotator"] = pseudonyms.get(row["annotator"], "")
+                row["seconds_spent"] = row["seconds_spent"] or 0.0
+                row["judged_at"] = _iso(row["judged_at"])
+                yield row
+
+
+def _pseudonyms(project: Project) -> dict[int, str]:
+    return dict(project.memberships.values_list("user_id", "pseudonym"))
+
+
+def _positions(comparisons: set[int]) -> dict[tuple[int, int], int]:
+    """Of each comparison and completion, the candidate's position."""
+    candidates = Candidate.objects.filter(comparison__in=comparisons).order_by()
+    return {
+        (comparison, completion): position
+        for comparison, completion, position in candidates.values_list(
+            "comparison_id", "completion_id", "position"
+        )
+    }
+
+
+def _criteria(
+    project: Project, ratings: dict[str, list[int]], places: Sequence[int | None]
+) -> dict[str, list[int | None]]:
+    """Of each criterion the ratings of chosen and rejected, null where there is none, in every row alike."""
+    names = dict.fromkeys([*project.criteria, *ratings])
+    return {
+        name: [ratings[name][place] if name in ratings and place is not None else None for place in places]
+        for name in names
+    }
 
 
 def _lines(rows: Iterator[Row]) -> Iterator[bytes]:
-    return (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+    return (_line(row) for row in rows)
+
+
+def _line(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
 def _iso(time: datetime) -> str:

@@ -6,8 +6,9 @@ from django import forms
 from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.core.exceptions import ValidationError
 
-from labeling.judging import MAX_REASON_LENGTH
+from labeling.answers import MAX_REASON_LENGTH
 from labeling.models import Judgment, Membership, Project
+from labeling.models.content import MAX_TEXT_LENGTH
 
 MAX_UPLOAD_BYTES = 200 * 2**20
 
@@ -22,7 +23,20 @@ class AnswerForm(forms.Form):
     ranking_sides = forms.JSONField(required=False)
     strength = forms.IntegerField(required=False, min_value=1, max_value=3)
     reason = forms.CharField(required=False, max_length=MAX_REASON_LENGTH)
+    reason_tags = forms.JSONField(required=False)
+    rating_sides = forms.JSONField(required=False)
+    edit_side = forms.IntegerField(required=False, min_value=0)
+    edit_text = forms.CharField(required=False, strip=False, max_length=MAX_TEXT_LENGTH)
     seconds_spent = forms.FloatField(required=False, min_value=0)
+
+    def said(self) -> dict[str, Any]:
+        """What `answer_from_sides` takes: the verdict's company, without what was left out."""
+        names = ("ranking_sides", "strength", "reason", "reason_tags", "rating_sides", "seconds_spent")
+        given = self.cleaned_data
+        said = {name: given[name] for name in names if given[name] not in (None, "", [], {})}
+        if given["edit_text"]:
+            said["edit"] = {"side": given["edit_side"], "text": given["edit_text"]}
+        return said
 
     def clean(self) -> dict[str, Any]:
         said = super().clean()

@@ -18,7 +18,7 @@ from django.core.exceptions import ValidationError
 from django.db import connection, transaction
 from django.utils import timezone
 
-from labeling.judging import ALL_BAD, PREFERRED, TIE, build_preferences
+from labeling.answers import ALL_BAD, PREFERRED, TIE, build_preferences
 from labeling.models import (
     Assignment,
     Candidate,

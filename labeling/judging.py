@@ -1,55 +1,42 @@
 """Recording what people answer, once each, and the preferences that follow from it."""
 
-import itertools
-import math
 import uuid
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Unpack
 
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import Max
 from django.db.models.functions import Now
 
+from labeling.answers import (
+    Answer,
+    Better,
+    Ranking,
+    Said,
+    build_preferences,
+    check_answer,
+    check_edit,
+    clean_ranking,
+)
 from labeling.assignment import AlreadyAnswered, Conflict, LeaseExpired, renew, take_slot
-from labeling.models import Assignment, Candidate, Comparison, Judgment, Preference, Project, User
-
-PREFERRED, TIE, ALL_BAD = Judgment.Verdict.values
-MAX_REASON_LENGTH = 10_000
-DAY_SECONDS = 86_400
-
-Ranking = list[list[int]]
-
-
-class Answer(NamedTuple):
-    """A judgment's content, checked against its comparison."""
-
-    verdict: str
-    ranking: Ranking | None
-    strength: int | None
-    reason: str
-    seconds_spent: float | None
-
-
-class Pair(NamedTuple):
-    """A preference between two candidate positions, before it is a row."""
-
-    chosen: int
-    rejected: int
-    tie: bool
-    both_bad: bool
-    strength: int
-    weight: float
+from labeling.models import (
+    Assignment,
+    Candidate,
+    Comparison,
+    Completion,
+    Edit,
+    Judgment,
+    Membership,
+    Preference,
+    Project,
+    User,
+)
+from labeling.selection import same_text
 
 
 def record(
-    assignment: Assignment,
-    verdict: str,
-    client_key: uuid.UUID | str,
-    ranking: Ranking | None = None,
-    strength: int | None = None,
-    reason: str = "",
-    seconds_spent: float | None = None,
+    assignment: Assignment, verdict: str, client_key: uuid.UUID | str, **said: Unpack[Said]
 ) -> Judgment:
     """Write the answer to an assignment, its preferences, and the end of the comparison if it was the last.
 
@@ -62,9 +49,9 @@ def record(
         comparison, assignment = _lock(assignment)
         if earlier := _sent_before(assignment, key):
             return earlier
-        answer = check_answer(len(assignment.sides), verdict, ranking, strength, reason, seconds_spent)
+        answer, edit = _checked(assignment, verdict, said)
         _hold_slot(comparison, assignment)
-        judgment = _write(assignment, answer, key)
+        judgment = _write(assignment, answer, edit, key)
         Assignment.objects.filter(pk=assignment.pk).update(
             outcome=Assignment.Outcome.JUDGED, outcome_at=Now(), slot=assignment.slot
         )
@@ -73,15 +60,7 @@ def record(
         return judgment
 
 
-def revise(
-    judgment: Judgment,
-    verdict: str,
-    client_key: uuid.UUID | str,
-    ranking: Ranking | None = None,
-    strength: int | None = None,
-    reason: str = "",
-    seconds_spent: float | None = None,
-) -> Judgment:
+def revise(judgment: Judgment, verdict: str, client_key: uuid.UUID | str, **said: Unpack[Said]) -> Judgment:
     """Replace an answer by a new revision; the old one stays, no longer current.
 
     Sent again with the same client_key it returns the same revision. Raises Conflict if the judgment was
@@ -92,9 +71,9 @@ def revise(
         _, assignment = _lock(judgment.assignment)
         if earlier := _sent_before(assignment, key):
             return earlier
-        answer = check_answer(len(assignment.sides), verdict, ranking, strength, reason, seconds_spent)
+        answer, edit = _checked(assignment, verdict, said)
         _supersede(judgment)
-        return _write(assignment, answer, key)
+        return _write(assignment, answer, edit, key)
 
 
 def withdraw(judgment: Judgment) -> Assignment:
@@ -139,123 +118,42 @@ def choice_from_side(assignment: Assignment, side: str) -> Ranking:
 
 def ranking_from_sides(assignment: Assignment, ranking_sides: Any) -> Ranking:
     """Turn a ranking of places on screen (0 is the first shown) into one of candidate positions."""
-    groups = clean_ranking(ranking_sides, len(assignment.sides), "ranking_sides")
+    groups = clean_ranking(ranking_sides, len(assignment.sides), "ranking_sides", partial=True)
     return [[assignment.sides[side] for side in group] for group in groups]
 
 
-# Checking an answer
-
-
-def check_answer(
-    candidates: int,
-    verdict: str,
-    ranking: Any = None,
-    strength: int | None = None,
-    reason: str = "",
-    seconds_spent: float | None = None,
-) -> Answer:
-    """Return the answer in its stored form. Raises ValidationError that names the field."""
-    if verdict not in Judgment.Verdict.values:
-        raise ValidationError({"verdict": f"must be one of {', '.join(Judgment.Verdict.values)}"})
-    if ranking is not None:
-        ranking = clean_ranking(ranking, candidates)
-    if verdict == TIE:
-        ranking = None
-    _check_strength(verdict, ranking, strength, candidates)
-    return Answer(verdict, ranking, strength, _clean_reason(reason), _clean_seconds(seconds_spent))
-
-
-def clean_ranking(ranking: Any, candidates: int, field: str = "ranking") -> Ranking:
-    """Return the ranking as groups, best first; it must name each candidate once."""
-    if not isinstance(ranking, list | tuple):
-        raise ValidationError({field: "must be a list, best first"})
-    groups = [group if isinstance(group, list | tuple) else [group] for group in ranking]
-    named = [number for group in groups for number in group]
-    if any(isinstance(number, bool) or not isinstance(number, int) for number in named):
-        raise ValidationError({field: "must hold numbers, best first, ties in a list of their own"})
-    if sorted(named) != list(range(candidates)) or not all(groups):
-        raise ValidationError({field: f"must name each of 0 to {candidates - 1} once"})
-    return [sorted(group) for group in groups]
-
-
-def _check_strength(verdict: str, ranking: Ranking | None, strength: int | None, candidates: int) -> None:
-    if verdict == PREFERRED and ranking is None:
-        raise ValidationError({"ranking": "must say which one is better"})
-    if verdict == PREFERRED and len(ranking) < 2:
-        raise ValidationError({"ranking": "puts all on one level; that is a tie"})
-    if strength is None:
-        if verdict == PREFERRED and candidates == 2:
-            raise ValidationError({"strength": "must say how much better: 1, 2 or 3"})
-        return
-    if verdict == TIE or ranking is None:
-        raise ValidationError({"strength": "has no meaning where nothing is better"})
-    if isinstance(strength, bool) or strength not in (1, 2, 3):
-        raise ValidationError({"strength": "must be 1, 2 or 3"})
-
-
-def _clean_reason(reason: str) -> str:
-    if not isinstance(reason, str) or "\x00" in reason:
-        raise ValidationError({"reason": "must be a text without NUL characters"})
-    if len(reason) > MAX_REASON_LENGTH:
-        raise ValidationError({"reason": f"may have at most {MAX_REASON_LENGTH} characters"})
-    return reason
-
-
-def _clean_seconds(seconds: float | None) -> float | None:
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-        raise ValidationError({"seconds_spent": "must be a number of seconds, 0 or more"})
-    # Clocks in browsers jump; a page left open over the weekend says nothing about the work.
-    return min(float(seconds), DAY_SECONDS)
-
-
-# Preferences
-
-
-def derive_pairs(answer: Answer, candidates: int, adjacent_only: bool = False) -> list[Pair]:
-    """Return the preferences that an answer implies; their weights add up to 1.
-
-    Without a ranking all candidates are on one level. Pairs of one level are ties.
+def answer_from_sides(assignment: Assignment, said: dict[str, Any]) -> dict[str, Any]:
+    """Turn what was said of places on screen (`ranking_sides`, `rating_sides`, the side of `edit`) into what
+    is said of candidate positions, for `record` and `revise`; the rest is as it was.
     """
-    groups = answer.ranking or [list(range(candidates))]
-    level = {position: number for number, group in enumerate(groups) for position in group}
-    order = [position for group in groups for position in group]
-    pairs = list(itertools.pairwise(order) if adjacent_only else itertools.combinations(order, 2))
-    all_bad = answer.verdict == ALL_BAD
-    return [
-        Pair(
-            chosen=better,
-            rejected=worse,
-            tie=level[better] == level[worse],
-            both_bad=all_bad,
-            strength=0 if level[better] == level[worse] else answer.strength or 1,
-            weight=1 / len(pairs),
-        )
-        for better, worse in pairs
-    ]
+    said = dict(said)
+    ranking, ratings, edit = (said.pop(name, None) for name in ("ranking_sides", "rating_sides", "edit"))
+    said["ranking"] = None if ranking is None else ranking_from_sides(assignment, ranking)
+    said["ratings"] = None if ratings is None else ratings_from_sides(assignment, ratings)
+    said["edit"] = None if edit is None else edit_from_side(assignment, edit["side"], edit["text"])
+    return said
 
 
-def build_preferences(
-    judgment: Judgment, project: Project, prompt_id: int, completions: list[int]
-) -> list[Preference]:
-    """Make a judgment's preferences, not yet saved. completions: ids of the candidates by position."""
-    answer = Answer(judgment.verdict, judgment.ranking, judgment.strength, "", None)
-    adjacent_only = project.ranking_pairs == Project.RankingPairs.ADJACENT
-    return [
-        Preference(
-            project=project,
-            prompt_id=prompt_id,
-            judgment=judgment,
-            chosen_id=completions[pair.chosen],
-            rejected_id=completions[pair.rejected],
-            tie=pair.tie,
-            both_bad=pair.both_bad,
-            strength=pair.strength,
-            weight=pair.weight,
+def ratings_from_sides(assignment: Assignment, rating_sides: Any) -> dict[str, Any]:
+    """Turn ratings in the order shown, by criterion, into ratings by candidate position."""
+    sides = assignment.sides
+    if not isinstance(rating_sides, dict):
+        raise ValidationError({"rating_sides": "must be an object of criteria"})
+    if not all(isinstance(shown, list) and len(shown) == len(sides) for shown in rating_sides.values()):
+        raise ValidationError(
+            {"rating_sides": f"must rate each of the {len(sides)} answers by each criterion"}
         )
-        for pair in derive_pairs(answer, len(completions), adjacent_only)
-    ]
+    return {
+        name: [shown[side] for side in sorted(range(len(sides)), key=sides.__getitem__)]
+        for name, shown in rating_sides.items()
+    }
+
+
+def edit_from_side(assignment: Assignment, side: int, text: str) -> Better:
+    """Turn a better answer than the one at a place on screen into one than a candidate."""
+    if side not in range(len(assignment.sides)):
+        raise ValidationError({"edit": f"must start from one of the {len(assignment.sides)} answers"})
+    return Better(assignment.sides[side], text)
 
 
 # Within the transaction
@@ -286,7 +184,13 @@ def _hold_slot(comparison: Comparison, assignment: Assignment) -> None:
         raise LeaseExpired("Your time for this comparison ran out, and others have answered it since.")
 
 
-def _write(assignment: Assignment, answer: Answer, key: uuid.UUID) -> Judgment:
+def _checked(assignment: Assignment, verdict: str, said: Said) -> tuple[Answer, Better | None]:
+    project, candidates = assignment.comparison.project, len(assignment.sides)
+    answer = check_answer(project, candidates, verdict, said)
+    return answer, check_edit(project, candidates, said.get("edit"))
+
+
+def _write(assignment: Assignment, answer: Answer, edit: Better | None, key: uuid.UUID) -> Judgment:
     comparison = assignment.comparison
     last = assignment.judgments.aggregate(last=Max("revision"))["last"] or 0
     try:
@@ -297,6 +201,7 @@ def _write(assignment: Assignment, answer: Answer, key: uuid.UUID) -> Judgment:
                 annotator_id=assignment.annotator_id,
                 revision=last + 1,
                 client_key=key,
+                guidelines_number=comparison.project.guidelines_number,
                 **answer._asdict(),
             )
     except IntegrityError as error:
@@ -304,10 +209,29 @@ def _write(assignment: Assignment, answer: Answer, key: uuid.UUID) -> Judgment:
             raise
         raise ValidationError({"client_key": "was already used for another comparison"}) from None
     completions = _completions(comparison)
-    Preference.objects.bulk_create(
-        build_preferences(judgment, comparison.project, comparison.prompt_id, completions)
-    )
+    preferences = build_preferences(judgment, comparison.project, comparison.prompt_id, completions)
+    if edit:
+        preferences.append(_write_edit(judgment, completions[edit.position], edit.text))
+    Preference.objects.bulk_create(preferences)
     return judgment
+
+
+def _write_edit(judgment: Judgment, original_id: int, text: str) -> Preference:
+    """Keep a better answer; returns the preference for it, not yet saved."""
+    comparison = judgment.comparison
+    prompt, original = comparison.prompt, Completion.objects.get(pk=original_id)
+    if same_text(original.text) == same_text(text):
+        raise ValidationError({"edit": "says the same as the answer that it starts from"})
+    writer = Membership.objects.get(project=comparison.project, user=judgment.annotator_id)
+    better = Completion.objects.add(prompt, text, writer.pseudonym)
+    Edit.objects.create(judgment=judgment, original=original, completion=better)
+    return Preference(
+        project=comparison.project,
+        prompt=prompt,
+        judgment=judgment,
+        chosen=better,
+        rejected=original,
+    )
 
 
 def _completions(comparison: Comparison) -> list[int]:

@@ -4,7 +4,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models.functions import Now
 
-from labeling.models import Membership, Project, User
+from labeling.models import GuidelinesVersion, Membership, Project, User
 
 IMPORTED = "imported-"
 
@@ -12,11 +12,26 @@ IMPORTED = "imported-"
 @transaction.atomic
 def create_project(name: str, manager: User, slug: str = "", **settings: object) -> Project:
     """Make a project with its first manager. `settings` are fields of Project."""
+    guidelines = str(settings.pop("guidelines", ""))
     project = Project(slug=slug or free_slug(name), name=name, created_by=manager, **settings)
     project.full_clean()
     project.save()
     Membership.objects.create(project=project, user=manager, role=Membership.Role.MANAGER)
+    save_guidelines(project, guidelines, manager)
     return project
+
+
+@transaction.atomic
+def save_guidelines(project: Project, text: str, by: User | None) -> None:
+    """Let these words hold from now on, as the project's next version; the same words again change nothing."""
+    held = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+    if text != held.guidelines:
+        held.guidelines, held.guidelines_number = text, held.guidelines_number + 1
+        held.save(update_fields=["guidelines", "guidelines_number"])
+        GuidelinesVersion.objects.create(
+            project=held, number=held.guidelines_number, text=text, created_by=by
+        )
+    project.guidelines, project.guidelines_number = held.guidelines, held.guidelines_number
 
 
 def free_slug(name: str) -> str:

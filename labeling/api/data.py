@@ -18,7 +18,7 @@ from labeling.access import MANAGER, READING, access_dataset, access_project
 from labeling.api import serializers
 from labeling.api.paging import NewestFirst
 from labeling.datasets import freeze
-from labeling.exports import stream_preferences
+from labeling.exports import stream_demonstrations, stream_preferences
 from labeling.models import DatasetVersion
 
 LINES = "application/x-ndjson"
@@ -49,6 +49,19 @@ class PreferencesView(APIView):
         lines = stream_preferences(project, **asked.validated_data)
         response = StreamingHttpResponse(lines, content_type=LINES)
         response["Content-Disposition"] = f'attachment; filename="{project.slug}-preferences.jsonl"'
+        return response
+
+
+class DemonstrationsView(APIView):
+    @extend_schema(
+        summary="Stream the better answers that people wrote",
+        description="JSON lines in order of id, as supervised fine-tuning takes them.",
+        responses={(200, LINES): serializers.DemonstrationSerializer},
+    )
+    def get(self, request: Request, slug: str) -> StreamingHttpResponse:
+        project = access_project(request.user, slug, *READING)
+        response = StreamingHttpResponse(stream_demonstrations(project), content_type=LINES)
+        response["Content-Disposition"] = f'attachment; filename="{project.slug}-demonstrations.jsonl"'
         return response
 
 

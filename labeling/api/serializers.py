@@ -4,8 +4,9 @@ from typing import Any
 
 from rest_framework import serializers
 
-from labeling.judging import MAX_REASON_LENGTH
+from labeling.answers import MAX_REASON_LENGTH
 from labeling.models import Assignment, Judgment, Membership
+from labeling.models.content import MAX_TEXT_LENGTH
 
 MAX_ROWS = 1000
 MAX_ID = 2**63 - 1
@@ -39,6 +40,15 @@ class ProjectSerializer(serializers.Serializer):
     role = serializers.ChoiceField(choices=Membership.Role.choices, help_text="Your role.")
     overlap = serializers.IntegerField(help_text="How many people judge each new comparison.")
     lease_seconds = serializers.IntegerField(help_text="How long a comparison stays reserved.")
+    strengths = serializers.BooleanField(help_text="Whether an answer to a pair says how much better.")
+    ties = serializers.BooleanField(help_text="Whether the verdict tie is offered.")
+    all_bad = serializers.BooleanField(help_text="Whether the verdict all_bad is offered.")
+    all_good = serializers.BooleanField(help_text="Whether the verdict all_good is offered.")
+    partial_rankings = serializers.BooleanField(help_text="Whether a ranking may leave answers out.")
+    criteria = serializers.ListField(child=serializers.CharField(), help_text="What each answer is rated by.")
+    reason_tags = serializers.ListField(child=serializers.CharField(), help_text="Reasons to pick from.")
+    reason_required = serializers.BooleanField(help_text="Whether every answer needs a tag or a comment.")
+    edits = serializers.BooleanField(help_text="Whether a better answer may be written.")
 
 
 class PromptSerializer(serializers.Serializer):
@@ -120,6 +130,13 @@ class AssignmentSerializer(serializers.Serializer):
         return ShownCandidateSerializer(shown, many=True).data
 
 
+class BetterSerializer(Strict):
+    side = serializers.IntegerField(
+        min_value=0, help_text="Place on screen of the answer that it starts from."
+    )
+    text = serializers.CharField(trim_whitespace=False, max_length=MAX_TEXT_LENGTH)
+
+
 class AnswerSerializer(Strict):
     verdict = serializers.ChoiceField(choices=Judgment.Verdict.choices)
     preferred_side = serializers.IntegerField(
@@ -138,6 +155,15 @@ class AnswerSerializer(Strict):
     reason = serializers.CharField(
         default="", allow_blank=True, trim_whitespace=False, max_length=MAX_REASON_LENGTH
     )
+    reason_tags = serializers.ListField(
+        child=serializers.CharField(), default=list, help_text="Some of the project's reason_tags."
+    )
+    rating_sides = serializers.JSONField(
+        required=False,
+        help_text="Of each of the project's criteria a rating from 1 to 5 of each answer as shown: "
+        '{"honesty": [4, 2]}.',
+    )
+    edit = BetterSerializer(required=False, help_text="A better answer, where the project takes them.")
     client_key = serializers.UUIDField(
         help_text="A new UUID for each answer; the same when sending it again."
     )
@@ -166,6 +192,9 @@ class JudgmentSerializer(serializers.Serializer):
     ranking_sides = serializers.SerializerMethodField(help_text="Places on screen, best first.")
     strength = serializers.IntegerField(allow_null=True)
     reason = serializers.CharField()
+    reason_tags = serializers.ListField(child=serializers.CharField())
+    rating_sides = serializers.SerializerMethodField(help_text="By criterion, in the order shown.")
+    edit = serializers.SerializerMethodField(help_text="The better answer that came with it.")
     client_key = serializers.UUIDField()
     created_at = serializers.DateTimeField()
 
@@ -173,6 +202,13 @@ class JudgmentSerializer(serializers.Serializer):
         side_of = {position: side for side, position in enumerate(judgment.assignment.sides)}
         ranking = judgment.ranking
         return ranking and [sorted(side_of[position] for position in group) for group in ranking]
+
+    def get_rating_sides(self, judgment: Judgment) -> dict[str, list[int]]:
+        sides = judgment.assignment.sides
+        return {name: [given[position] for position in sides] for name, given in judgment.ratings.items()}
+
+    def get_edit(self, judgment: Judgment) -> str | None:
+        return edited_text(judgment)
 
 
 class ReviewedJudgmentSerializer(serializers.Serializer):
@@ -193,8 +229,23 @@ class ReviewedJudgmentSerializer(serializers.Serializer):
     )
     strength = serializers.IntegerField(allow_null=True)
     reason = serializers.CharField()
+    reason_tags = serializers.ListField(child=serializers.CharField())
+    ratings = serializers.DictField(
+        child=serializers.ListField(child=serializers.IntegerField()), help_text="By candidate positions."
+    )
+    edit = serializers.SerializerMethodField(help_text="The better answer that came with it.")
+    guidelines = serializers.IntegerField(source="guidelines_number", help_text="Number of the guidelines.")
     seconds_spent = serializers.FloatField(allow_null=True)
     created_at = serializers.DateTimeField()
+
+    def get_edit(self, judgment: Judgment) -> str | None:
+        return edited_text(judgment)
+
+
+def edited_text(judgment: Judgment) -> str | None:
+    """The better answer that came with a judgment; its edit is read with it."""
+    edit = getattr(judgment, "edit", None)
+    return edit.completion.text if edit else None
 
 
 class SkipSerializer(Strict):
@@ -249,16 +300,43 @@ class PreferenceSerializer(serializers.Serializer):
     rejected = serializers.CharField()
     tie = serializers.BooleanField(help_text="Both are meant alike; their order means nothing.")
     both_bad = serializers.BooleanField()
+    both_good = serializers.BooleanField()
     strength = serializers.IntegerField(help_text="0 tie, 1 slightly or not said, 2 clearly, 3 much better.")
-    weight = serializers.FloatField(help_text="The pairs of one judgment weigh 1 together.")
+    weight = serializers.FloatField(help_text="The pairs of one judgment weigh 1 together; an edit's 1.")
     annotator = serializers.CharField(help_text="A pseudonym.")
     chosen_author = serializers.CharField()
     rejected_author = serializers.CharField()
+    chosen_side = serializers.IntegerField(
+        help_text="Its place on screen; -1 for a better answer, not shown."
+    )
+    rejected_side = serializers.IntegerField()
+    criteria = serializers.DictField(
+        child=serializers.ListField(child=serializers.IntegerField(allow_null=True)),
+        help_text="By criterion the ratings of chosen and rejected, 1 to 5.",
+    )
     reason = serializers.CharField()
+    reason_tags = serializers.ListField(child=serializers.CharField())
     seconds_spent = serializers.FloatField(help_text="0 where not known.")
     judged_at = serializers.DateTimeField()
+    guidelines = serializers.IntegerField(help_text="Number of the guidelines that held; 0 where none did.")
     prompt_id = serializers.IntegerField()
     split = serializers.ChoiceField(choices=["train", "eval"])
     comparison = serializers.IntegerField()
     judgment = serializers.IntegerField()
     dataset_version = serializers.IntegerField(help_text="The latest frozen version that has it; 0 for none.")
+
+
+class DemonstrationSerializer(serializers.Serializer):
+    """A better answer that a person wrote."""
+
+    id = serializers.IntegerField()
+    prompt = MessageSerializer(many=True)
+    completion = serializers.CharField(help_text="The better answer.")
+    original = serializers.CharField(help_text="The answer that it starts from.")
+    annotator = serializers.CharField(help_text="A pseudonym.")
+    original_author = serializers.CharField()
+    written_at = serializers.DateTimeField()
+    prompt_id = serializers.IntegerField()
+    split = serializers.ChoiceField(choices=["train", "eval"])
+    comparison = serializers.IntegerField()
+    judgment = serializers.IntegerField()

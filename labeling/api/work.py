@@ -14,7 +14,7 @@ from labeling import assignment as leases
 from labeling.access import ANNOTATING, READING, access_assignment, access_judgment, access_project
 from labeling.api import serializers
 from labeling.api.paging import NewestFirst
-from labeling.judging import ranking_from_sides, record, revise, undo_last, withdraw
+from labeling.judging import answer_from_sides, record, revise, undo_last, withdraw
 from labeling.models import Assignment, Judgment, Membership
 
 NOTHING_LEFT = OpenApiResponse(description="Nothing is left for you.")
@@ -26,8 +26,7 @@ def _said(assignment: Assignment, data: Any) -> dict[str, Any]:
     sent = serializers.AnswerSerializer(data=data)
     sent.is_valid(raise_exception=True)
     said = dict(sent.validated_data)
-    sides = said.pop("ranking_sides", None)
-    return said | {"ranking": None if sides is None else ranking_from_sides(assignment, sides)}
+    return answer_from_sides(assignment, said)
 
 
 class NextView(APIView):
@@ -137,7 +136,7 @@ class OwnJudgmentsView(ListAPIView):
             return Judgment.objects.none()
         project = access_project(self.request.user, self.kwargs["slug"], *ANNOTATING)
         own = Judgment.objects.current().filter(annotator=self.request.user, comparison__project=project)
-        return own.select_related("assignment")
+        return own.select_related("assignment", "edit__completion")
 
 
 @extend_schema(summary="List everybody's standing judgments, for managers and reviewers")
@@ -152,7 +151,7 @@ class ReviewView(ListAPIView):
         names = Membership.objects.filter(project=project, user=OuterRef("annotator"))
         judgments = Judgment.objects.current().filter(comparison__project=project)
         named = judgments.annotate(pseudonym=Subquery(names.values("pseudonym")[:1]))
-        return named.select_related("assignment")
+        return named.select_related("assignment", "edit__completion")
 
 
 class JudgmentView(APIView):

@@ -6,8 +6,8 @@ Django cannot express.
 
 from labeling.models.content import Completion, Prompt, content_hash, split_of
 from labeling.models.datasets import DatasetEntry, DatasetVersion
-from labeling.models.projects import Membership, Project, User, random_pseudonym
-from labeling.models.work import Assignment, Candidate, Comparison, Judgment, Preference
+from labeling.models.projects import GuidelinesVersion, Membership, Project, User, random_pseudonym
+from labeling.models.work import Assignment, Candidate, Comparison, Edit, Judgment, Preference
 
 __all__ = [
     "Assignment",
@@ -16,6 +16,8 @@ __all__ = [
     "Completion",
     "DatasetEntry",
     "DatasetVersion",
+    "Edit",
+    "GuidelinesVersion",
     "Judgment",
     "Membership",
     "Preference",

@@ -4,6 +4,7 @@ import secrets
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser
+from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
@@ -11,6 +12,9 @@ from django.db.models import Q
 # No vowels and no look-alikes, so that a pseudonym spells nothing and can be read aloud.
 PSEUDONYM_LETTERS = "bcdfghjkmnpqrstvwxz23456789"
 PSEUDONYM_LENGTH = 6
+MAX_CRITERIA = 8
+MAX_REASON_TAGS = 9  # each has a digit as its key
+MAX_NAME_LENGTH = 40  # of a criterion or a reason tag
 
 
 def random_pseudonym() -> str:
@@ -47,6 +51,34 @@ class Project(models.Model):
         default=RankingPairs.ALL,
         help_text="Which pairs a ranking of three or more becomes.",
     )
+    guidelines_number = models.PositiveIntegerField(
+        default=0, editable=False, help_text="Of the guidelines' newest version; 0 while there is none."
+    )
+    strengths = models.BooleanField(default=True, help_text="Whether people say how much better, of a pair.")
+    ties = models.BooleanField(default=True, help_text="Whether they may say that answers are equally good.")
+    all_bad = models.BooleanField(default=True, help_text="Whether they may say that all are bad.")
+    all_good = models.BooleanField(default=False, help_text="Whether they may say that all are good.")
+    partial_rankings = models.BooleanField(
+        default=False, help_text="Whether a ranking may leave answers out; of these nothing is learned."
+    )
+    criteria = ArrayField(
+        models.CharField(max_length=MAX_NAME_LENGTH),
+        default=list,
+        blank=True,
+        size=MAX_CRITERIA,
+        help_text="What each answer is rated by, from 1 to 5, beside the verdict.",
+    )
+    reason_tags = ArrayField(
+        models.CharField(max_length=MAX_NAME_LENGTH),
+        default=list,
+        blank=True,
+        size=MAX_REASON_TAGS,
+        help_text="Reasons to pick from, beside a comment.",
+    )
+    reason_required = models.BooleanField(
+        default=False, help_text="Whether every answer needs a reason: a tag, or a comment."
+    )
+    edits = models.BooleanField(default=True, help_text="Whether people may write a better answer.")
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
@@ -68,6 +100,28 @@ class Project(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class GuidelinesVersion(models.Model):
+    """Guidelines as they once read; judgments name the number that held when they were given."""
+
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, db_index=False, related_name="guidelines_versions"
+    )
+    number = models.PositiveIntegerField()
+    text = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["project", "number"], name="guidelines_number_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return f"guidelines {self.number} of {self.project}"
 
 
 class MembershipQuerySet(models.QuerySet["Membership"]):

@@ -199,6 +199,7 @@ class Judgment(models.Model):
         PREFERRED = "preferred", "one is better"
         TIE = "tie", "equally good"
         ALL_BAD = "all_bad", "all are bad"
+        ALL_GOOD = "all_good", "all are good"
 
     assignment = models.ForeignKey(
         Assignment, on_delete=models.CASCADE, db_index=False, related_name="judgments"
@@ -218,6 +219,16 @@ class Judgment(models.Model):
         null=True, blank=True, help_text="1 slightly, 2 clearly, 3 much better."
     )
     reason = models.TextField(blank=True)
+    reason_tags = ArrayField(models.TextField(), default=list, blank=True, db_default=[])
+    ratings = models.JSONField(
+        default=dict,
+        blank=True,
+        db_default={},
+        help_text="Of each criterion, a rating from 1 to 5 of each candidate by its position.",
+    )
+    guidelines_number = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="Of the guidelines that held; 0 where none did."
+    )
     client_key = models.UUIDField()
     seconds_spent = models.FloatField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -234,7 +245,8 @@ class Judgment(models.Model):
             models.UniqueConstraint(fields=["assignment", "revision"], name="judgment_revision_unique"),
             models.UniqueConstraint(fields=["annotator", "client_key"], name="judgment_sent_once"),
             models.CheckConstraint(
-                condition=Q(verdict__in=["preferred", "tie", "all_bad"]), name="judgment_verdict_known"
+                condition=Q(verdict__in=["preferred", "tie", "all_bad", "all_good"]),
+                name="judgment_verdict_known",
             ),
             models.CheckConstraint(
                 condition=~Q(verdict="preferred") | Q(ranking__isnull=False),
@@ -264,6 +276,34 @@ class Judgment(models.Model):
         return f"judgment {self.pk}"
 
 
+class EditQuerySet(models.QuerySet["Edit"]):
+    def current(self) -> "EditQuerySet":
+        """Those that came with judgments which still stand."""
+        return self.filter(judgment__is_current=True)
+
+
+class Edit(models.Model):
+    """A better answer that an annotator wrote, starting from a candidate. It stands as long as its judgment.
+
+    It is a demonstration, and the chosen side of a preference over the candidate.
+    """
+
+    judgment = models.OneToOneField(Judgment, on_delete=models.CASCADE, related_name="edit")
+    original = models.ForeignKey(Completion, on_delete=models.RESTRICT, related_name="edits")
+    completion = models.ForeignKey(Completion, on_delete=models.RESTRICT, related_name="edit_of")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = EditQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=~Q(original=F("completion")), name="edit_changes_something"),
+        ]
+
+    def __str__(self) -> str:
+        return f"edit of judgment {self.judgment_id}"
+
+
 class PreferenceQuerySet(models.QuerySet["Preference"]):
     def current(self) -> "PreferenceQuerySet":
         """Those that follow from judgments which still stand."""
@@ -282,11 +322,13 @@ class Preference(models.Model):
     rejected = models.ForeignKey(Completion, on_delete=models.RESTRICT, related_name="rejected_in")
     tie = models.BooleanField(default=False)
     both_bad = models.BooleanField(default=False)
+    both_good = models.BooleanField(default=False, db_default=False)
     strength = models.PositiveSmallIntegerField(
         default=1, help_text="0 for a tie; 1 slightly or not said, 2 clearly, 3 much better."
     )
     weight = models.FloatField(
-        default=1.0, help_text="The pairs of one judgment weigh 1 together, however many they are."
+        default=1.0,
+        help_text="The pairs of one judgment weigh 1 together, however many they are; that of an edit weighs 1 more.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

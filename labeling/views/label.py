@@ -141,19 +141,11 @@ def next_comparison(user: User, project: Project, values: dict[str, Any]) -> dic
 
 @desk_post
 def answer(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
-    said = checked(AnswerForm(values))
-    assignment = access_assignment(user, said["assignment"])
-    judgment = judging.record(
-        assignment,
-        said["verdict"],
-        said["client_key"],
-        ranking=judging.ranking_from_sides(assignment, said["ranking_sides"])
-        if said["ranking_sides"]
-        else None,
-        strength=said["strength"],
-        reason=said["reason"],
-        seconds_spent=said["seconds_spent"],
-    )
+    form = AnswerForm(values)
+    given = checked(form)
+    assignment = access_assignment(user, given["assignment"])
+    said = judging.answer_from_sides(assignment, form.said())
+    judgment = judging.record(assignment, given["verdict"], given["client_key"], **said)
     return {"judgment": judgment.pk, "saved_at": judgment.created_at.isoformat()}
 
 

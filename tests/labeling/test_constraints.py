@@ -465,5 +465,5 @@ def test_every_check_looks_rows_up_by_index():
     with connection.cursor() as cursor:
         cursor.execute("SELECT proname, proconfig FROM pg_proc WHERE proname LIKE 'labeling_check_%'")
         checks = dict(cursor.fetchall())
-    assert len(checks) == 6
+    assert len(checks) == 7
     assert all("enable_seqscan=off" in (config or []) for config in checks.values()), checks

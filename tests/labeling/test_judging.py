@@ -3,20 +3,24 @@ import uuid
 import pytest
 from django.core.exceptions import ValidationError
 
+from labeling import answers
+from labeling.answers import derive_pairs
 from labeling.assignment import AlreadyAnswered, Conflict, LeaseExpired, next_for, skip
 from labeling.judging import (
-    check_answer,
     choice_from_side,
-    derive_pairs,
     ranking_from_sides,
     record,
     revise,
     undo_last,
     withdraw,
 )
-from labeling.models import Assignment, Judgment, Preference
+from labeling.models import Assignment, Judgment, Preference, Project
 
 pytestmark = pytest.mark.django_db
+
+
+def check_answer(candidates, verdict, project=None, **said):
+    return answers.check_answer(project or Project(), candidates, verdict, said)
 
 
 def left(assignment):
@@ -196,24 +200,27 @@ def test_an_answer_that_makes_no_sense_is_refused_at_its_field(given, field):
 
 
 def test_a_tie_of_two_is_one_pair_without_strength():
-    assert derive_pairs(check_answer(2, "tie"), 2) == [(0, 1, True, False, 0, 1.0)]
+    assert derive_pairs(check_answer(2, "tie"), 2) == [(0, 1, True, 0, 1.0)]
 
 
-def test_both_bad_is_a_tie_that_says_so():
-    assert derive_pairs(check_answer(2, "all_bad"), 2) == [(0, 1, True, True, 0, 1.0)]
+def test_both_bad_is_a_tie_that_says_so(bob, comparison, answer):
+    assert derive_pairs(check_answer(2, "all_bad"), 2) == [(0, 1, True, 0, 1.0)]
+    answer(bob, "all_bad")
+    preference = Preference.objects.get()
+    assert (preference.tie, preference.both_bad, preference.both_good) == (True, True, False)
 
 
 def test_all_bad_may_still_say_which_is_better():
     answer = check_answer(2, "all_bad", ranking=[[1], [0]], strength=2)
-    assert derive_pairs(answer, 2) == [(1, 0, False, True, 2, 1.0)]
+    assert derive_pairs(answer, 2) == [(1, 0, False, 2, 1.0)]
 
 
 def test_a_ranking_of_three_becomes_all_pairs():
     answer = check_answer(3, "preferred", ranking=[[2], [0, 1]])
     assert derive_pairs(answer, 3) == [
-        (2, 0, False, False, 1, 1 / 3),
-        (2, 1, False, False, 1, 1 / 3),
-        (0, 1, True, False, 0, 1 / 3),
+        (2, 0, False, 1, 1 / 3),
+        (2, 1, False, 1, 1 / 3),
+        (0, 1, True, 0, 1 / 3),
     ]
 
 

@@ -6,7 +6,8 @@ from django.conf import settings
 from django.db import transaction
 
 from labeling.imports import import_prompts
-from labeling.models import Membership, Project, User
+from labeling.models import Project, User
+from labeling.projects import create_project
 from training import loop
 from training.demo import recipe
 
@@ -39,8 +40,7 @@ def make_project(
     """A project that can start its first round. policy: folder or hub name; prompts: a JSONL file."""
     policy = policy or settings.POLICY_MODEL
     with transaction.atomic():
-        project = Project.objects.create(slug=slug, name=name, guidelines=GUIDELINES, created_by=manager)
-        Membership.objects.create(project=project, user=manager, role=Membership.Role.MANAGER)
+        project = create_project(name, manager, slug, guidelines=GUIDELINES)
         import_prompts(prompts or HERE / "prompts.jsonl", project)
         loop.create_loop(project, policy)
         loop_settings = project.loop_settings
