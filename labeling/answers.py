@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypedDict
 from django.core.exceptions import ValidationError
 
 from labeling.models import Judgment, Preference, Project
-from labeling.models.content import MAX_TEXT_LENGTH
 
 PREFERRED, TIE, ALL_BAD, ALL_GOOD = Judgment.Verdict.values
 MAX_REASON_LENGTH = 10_000
+MAX_EDIT_LENGTH = 100_000
 RATINGS = range(1, 6)
 DAY_SECONDS = 86_400
 
@@ -182,8 +182,8 @@ def check_edit(project: Project, candidates: int, edit: Better | None) -> Better
         raise ValidationError({"edit": f"must start from one of the {candidates} answers"})
     if not isinstance(edit.text, str) or not edit.text.strip():
         raise ValidationError({"edit": "is empty"})
-    if len(edit.text) > MAX_TEXT_LENGTH:
-        raise ValidationError({"edit": f"may have at most {MAX_TEXT_LENGTH} characters"})
+    if len(edit.text) > MAX_EDIT_LENGTH:
+        raise ValidationError({"edit": f"may have at most {MAX_EDIT_LENGTH} characters"})
     return Better(edit.position, edit.text.strip())
 
 

@@ -6,9 +6,10 @@ from django import forms
 from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.core.exceptions import ValidationError
 
-from labeling.answers import MAX_REASON_LENGTH
-from labeling.models import Judgment, Membership, Project
-from labeling.models.content import MAX_TEXT_LENGTH
+from labeling.answers import MAX_EDIT_LENGTH, MAX_REASON_LENGTH
+from labeling.models import Judgment, Membership, Project, User
+from labeling.models.projects import MAX_CRITERIA, MAX_NAME_LENGTH, MAX_REASON_TAGS
+from labeling.projects import save_guidelines
 
 MAX_UPLOAD_BYTES = 200 * 2**20
 
@@ -26,7 +27,7 @@ class AnswerForm(forms.Form):
     reason_tags = forms.JSONField(required=False)
     rating_sides = forms.JSONField(required=False)
     edit_side = forms.IntegerField(required=False, min_value=0)
-    edit_text = forms.CharField(required=False, strip=False, max_length=MAX_TEXT_LENGTH)
+    edit_text = forms.CharField(required=False, strip=False, max_length=MAX_EDIT_LENGTH)
     seconds_spent = forms.FloatField(required=False, min_value=0)
 
     def said(self) -> dict[str, Any]:
@@ -76,27 +77,107 @@ class PutAsideForm(forms.Form):
         return said
 
 
+class WordsField(forms.CharField):
+    """A list of short texts, one a line."""
+
+    widget = forms.Textarea(attrs={"rows": 4, "dir": "auto"})
+
+    def __init__(self, most: int, **more: Any) -> None:
+        super().__init__(required=False, **more)
+        self.most = most
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> list[str]:
+        return list(
+            dict.fromkeys(
+                " ".join(line.split()) for line in super().to_python(value).splitlines() if line.strip()
+            )
+        )
+
+    def validate(self, value: list[str]) -> None:
+        if len(value) > self.most:
+            raise ValidationError(f"These are {len(value)}; at most {self.most} can be shown.")
+        if longest := max((word for word in value if len(word) > MAX_NAME_LENGTH), key=len, default=""):
+            raise ValidationError(
+                f"“{longest[:60]}” has {len(longest)} characters; at most {MAX_NAME_LENGTH} fit."
+            )
+
+
 class ProjectForm(forms.ModelForm):
+    """What a project asks of its annotators, on one page."""
+
+    PARTS: ClassVar = {
+        "The project": ("name", "overlap", "lease_seconds"),
+        "What can be said": ("strengths", "ties", "all_bad", "all_good", "partial_rankings", "ranking_pairs"),
+        "What is asked beside it": ("criteria", "reason_tags", "reason_required", "edits"),
+        "Guidelines": ("guidelines",),
+    }
+
+    criteria = WordsField(
+        MAX_CRITERIA,
+        label="Criteria",
+        help_text="What each answer is rated by, from 1 to 5: one a line, such as helpfulness, honesty, harmlessness. "
+        "None: no ratings are asked for.",
+    )
+    reason_tags = WordsField(
+        MAX_REASON_TAGS,
+        label="Reasons to pick from",
+        help_text="One a line, such as “more correct”. None: a comment alone.",
+    )
+
     class Meta:
         model = Project
-        fields: ClassVar = ["name", "guidelines", "overlap", "lease_seconds"]
+        fields: ClassVar = [
+            "name", "overlap", "lease_seconds", "strengths", "ties", "all_bad", "all_good", "partial_rankings",
+            "ranking_pairs", "criteria", "reason_tags", "reason_required", "edits", "guidelines",
+        ]  # fmt: skip
         widgets: ClassVar = {"guidelines": forms.Textarea(attrs={"rows": 8, "dir": "auto"})}
         labels: ClassVar = {
             "overlap": "People per comparison",
             "lease_seconds": "Seconds a comparison is reserved",
+            "strengths": "How much better",
+            "ties": "Tie",
+            "all_bad": "Both bad",
+            "all_good": "Both good",
+            "partial_rankings": "Rankings may leave answers out",
+            "ranking_pairs": "What a ranking becomes",
+            "reason_required": "A reason is needed",
+            "edits": "Better answers",
+            "guidelines": "What annotators should look for, in Markdown",
         }
+        help_texts: ClassVar = {"guidelines": "Each change is kept as a version of its own."}
+
+    def parts(self) -> dict[str, list[Any]]:
+        """The fields under their headings."""
+        return {heading: [self[name] for name in names] for heading, names in self.PARTS.items()}
+
+    def clean(self) -> dict[str, Any]:
+        said = super().clean()
+        # What the instance holds was bound to the form already; the version is made from what it held before.
+        self.guidelines = said.get("guidelines", "")
+        return said
+
+    def save_by(self, user: User) -> Project:
+        """Save, the guidelines as a version of their own where they changed."""
+        self.instance.guidelines = self.initial["guidelines"]
+        project = self.save()
+        save_guidelines(project, self.guidelines, user)
+        return project
 
 
-class NewProjectForm(ProjectForm):
-    class Meta(ProjectForm.Meta):
-        fields: ClassVar = ["name", "overlap"]
-
-
-class GuidelinesForm(forms.ModelForm):
+class NewProjectForm(forms.ModelForm):
     class Meta:
         model = Project
-        fields: ClassVar = ["guidelines"]
-        widgets: ClassVar = {"guidelines": forms.Textarea(attrs={"rows": 18, "dir": "auto"})}
+        fields: ClassVar = ["name", "overlap"]
+        labels: ClassVar = {"overlap": "People per comparison"}
+
+
+class GuidelinesForm(forms.Form):
+    guidelines = forms.CharField(
+        required=False, strip=False, widget=forms.Textarea(attrs={"rows": 18, "dir": "auto"})
+    )
 
 
 class PersonForm(forms.Form):

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from labeling.models.work import MAX_CANDIDATES, MIN_CANDIDATES
 
 # Beyond so many possible groups a random part of them is enough to choose from.
 MAX_GROUPS = 5_000
+ONE_SHAPE = str.maketrans("\u2018\u2019\u201c\u201d\u2010\u2011\u2012\u2013\u2014\u2212", "''\"\"------")
 
 
 def propose_pairs(
@@ -48,8 +50,14 @@ def _some_groups(count: int, size: int, rng: random.Random) -> list[tuple[int, .
 
 
 def same_text(text: str) -> str:
-    """What two texts have in common that a person cannot tell apart: spacing and case put aside."""
-    return " ".join(text.split()).casefold()
+    """What two texts have in common that a person would not choose between.
+
+    Put aside are spacing, case, characters that cannot be seen, ways to write one character, the shape of quotes and
+    dashes, and how the last sentence ends. Other signs stay: in code and formulas they are all that differs.
+    """
+    text = unicodedata.normalize("NFKC", text).translate(ONE_SHAPE)
+    seen = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    return " ".join(seen.split()).casefold().rstrip(" .!")
 
 
 @transaction.atomic

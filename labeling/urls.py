@@ -14,6 +14,7 @@ urlpatterns = [
     path("p/<slug:slug>/label/", label.label, name="label"),
     path("p/<slug:slug>/label/next/", label.next_comparison, name="next"),
     path("p/<slug:slug>/label/answer/", label.answer, name="answer"),
+    path("p/<slug:slug>/label/texts/", label.texts, name="texts"),
     path("p/<slug:slug>/label/put-aside/", label.put_aside, name="put-aside"),
     path("p/<slug:slug>/label/undo/", label.undo, name="undo"),
     path("p/<slug:slug>/label/renew/", label.renew, name="renew"),

@@ -4,9 +4,8 @@ from typing import Any
 
 from rest_framework import serializers
 
-from labeling.answers import MAX_REASON_LENGTH
+from labeling.answers import MAX_EDIT_LENGTH, MAX_REASON_LENGTH
 from labeling.models import Assignment, Judgment, Membership
-from labeling.models.content import MAX_TEXT_LENGTH
 
 MAX_ROWS = 1000
 MAX_ID = 2**63 - 1
@@ -134,7 +133,7 @@ class BetterSerializer(Strict):
     side = serializers.IntegerField(
         min_value=0, help_text="Place on screen of the answer that it starts from."
     )
-    text = serializers.CharField(trim_whitespace=False, max_length=MAX_TEXT_LENGTH)
+    text = serializers.CharField(trim_whitespace=False, max_length=MAX_EDIT_LENGTH)
 
 
 class AnswerSerializer(Strict):

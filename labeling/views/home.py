@@ -1,18 +1,23 @@
 """Where a person starts: their projects with what to do next, and a project's own words."""
 
+from typing import Any
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import F
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
 from django.views.decorators.http import require_GET, require_http_methods
 
 from labeling.access import ANNOTATING, MANAGER, access_project, membership
+from labeling.answers import RATINGS
 from labeling.forms import GuidelinesForm, NewProjectForm, ProjectForm
-from labeling.models import Comparison, Membership, User
-from labeling.projects import create_project
+from labeling.models import Comparison, Membership, Project, User
+from labeling.projects import create_project, save_guidelines
 from labeling.rendering import render_markdown
+from labeling.views.label import LETTERS, SPEAKERS
 
 
 @require_http_methods(["GET", "POST"])
@@ -78,12 +83,13 @@ def guidelines(request: HttpRequest, slug: str) -> HttpResponse:
     project = access_project(request.user, slug)
     role = membership(request.user, project).role
     editing = role == MANAGER and ("edit" in request.GET or request.method == "POST")
-    form = GuidelinesForm(request.POST or None, instance=project) if editing else None
+    words = {"guidelines": project.guidelines}
+    form = GuidelinesForm(request.POST or None, initial=words) if editing else None
     if request.method == "POST":
         if form is None:
             raise PermissionDenied
         if form.is_valid():
-            form.save()
+            save_guidelines(project, form.cleaned_data["guidelines"], request.user)
             messages.success(request, "Saved. Annotators see them from their next page on.")
             return redirect("labeling:guidelines", project.slug)
     return render(
@@ -101,12 +107,44 @@ def guidelines(request: HttpRequest, slug: str) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @login_required
 def settings(request: HttpRequest, slug: str) -> HttpResponse:
+    """What the project asks of its annotators; a POST with `?preview` saves nothing and answers JSON."""
     project = access_project(request.user, slug, MANAGER)
     form = ProjectForm(request.POST or None, instance=project)
+    if request.method == "POST" and "preview" in request.GET:
+        return JsonResponse(drawn(form))
     if request.method == "POST" and form.is_valid():
-        form.save()
+        form.save_by(request.user)
         messages.success(
-            request, "Saved. New comparisons follow it; those that wait keep what they were made with."
+            request,
+            "Saved. Annotators see it from their next page on; comparisons that wait keep their number of people.",
         )
         return redirect("labeling:settings", project.slug)
-    return render(request, "labeling/settings.html", {"project": project, "role": MANAGER, "form": form})
+    saved = Project.objects.get(pk=project.pk)  # the form has written what was sent into its own
+    context = {"project": saved, "role": MANAGER, "form": form, **preview(saved)}
+    return render(request, "labeling/settings.html", context)
+
+
+def drawn(form: ProjectForm) -> dict[str, str]:
+    """The preview of what was typed, or a sentence where it makes no sense yet."""
+    if not form.is_valid():
+        problems = (f"{form[name].label}: {' '.join(errors)}" for name, errors in form.errors.items())
+        return {"message": f"The preview waits. {' '.join(problems)}"}
+    project = form.instance
+    return {"html": render_to_string("labeling/_preview.html", {"project": project, **preview(project)})}
+
+
+def preview(project: Project) -> dict[str, Any]:
+    """A made-up comparison as the project's annotators would see it."""
+    texts = ("You can return it within 30 days. Shall I send you the label?", "Returns are possible.")
+    return {
+        "preview": {
+            "id": 0,
+            "criteria": project.criteria,
+            "messages": [{"role": "user", "who": SPEAKERS["user"], "html": "How do I send a lamp back?"}],
+            "answers": [
+                {"letter": letter, "html": text} for letter, text in zip(LETTERS, texts, strict=False)
+            ],
+        },
+        "ratings": RATINGS,
+        "guidelines": render_markdown(project.guidelines, top_heading=3) if project.guidelines else "",
+    }

@@ -21,6 +21,7 @@ from django.views.decorators.http import require_GET, require_POST
 from labeling import assignment as handing
 from labeling import judging
 from labeling.access import ANNOTATING, access_assignment, access_project, membership
+from labeling.answers import RATINGS
 from labeling.forms import AnswerForm, PutAsideForm
 from labeling.models import Assignment, Candidate, Judgment, Project, User
 from labeling.rendering import render_markdown
@@ -48,11 +49,22 @@ def label(request: HttpRequest, slug: str) -> HttpResponse:
             "current": on_screen(current),
             "ahead": on_screen(ahead),
             "progress": progress(request.user, project),
+            "asks": asks(project),
+            "ratings": RATINGS,
             "guidelines": render_markdown(project.guidelines, top_heading=3) if project.guidelines else "",
             "skip_reasons": PutAsideForm.SKIP_REASONS,
             "flag_reasons": PutAsideForm.FLAG_REASONS,
         },
     )
+
+
+def asks(project: Project) -> dict[str, Any]:
+    """What the page's script has to know of what the project asks for; the template shows the rest."""
+    return {
+        "partial": project.partial_rankings,
+        "reasonRequired": project.reason_required,
+        "tags": project.reason_tags,
+    }
 
 
 def on_screen(assignment: Assignment | None) -> dict[str, Any] | None:
@@ -64,6 +76,7 @@ def on_screen(assignment: Assignment | None) -> dict[str, Any] | None:
     messages = assignment.comparison.prompt.messages
     return {
         "id": assignment.pk,
+        "criteria": assignment.comparison.project.criteria,
         "messages": [
             {"role": m["role"], "who": SPEAKERS[m["role"]], "html": render_markdown(m["content"])}
             for m in messages
@@ -130,7 +143,9 @@ def checked(form: AnswerForm | PutAsideForm) -> dict[str, Any]:
 def fragment(assignment: Assignment | None) -> str | None:
     if assignment is None:
         return None
-    return render_to_string("labeling/_comparison.html", {"assignment": on_screen(assignment)})
+    return render_to_string(
+        "labeling/_comparison.html", {"assignment": on_screen(assignment), "ratings": RATINGS}
+    )
 
 
 @desk_post
@@ -147,6 +162,16 @@ def answer(user: User, project: Project, values: dict[str, Any]) -> dict[str, An
     said = judging.answer_from_sides(assignment, form.said())
     judgment = judging.record(assignment, given["verdict"], given["client_key"], **said)
     return {"judgment": judgment.pk, "saved_at": judgment.created_at.isoformat()}
+
+
+@desk_post
+def texts(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
+    """The answers as they were written, in the order shown: what a better one starts from."""
+    (pk,) = ids([values.get("assignment")])
+    assignment = access_assignment(user, pk)
+    candidates = Candidate.objects.filter(comparison=assignment.comparison_id).select_related("completion")
+    by_position = {candidate.position: candidate.completion.text for candidate in candidates}
+    return {"texts": [by_position[position] for position in assignment.sides]}
 
 
 @desk_post

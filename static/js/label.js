@@ -1,12 +1,19 @@
 // The annotator's desk. The comparison after this one is always here already: an answer puts it on
 // screen at once, and the answer itself goes out through the outbox.
 
+import { Better } from "./better.js";
+import { Drafts } from "./drafts.js";
 import { Outbox, newKey, post } from "./outbox.js";
+import { Ranking } from "./ranking.js";
+import { focusOn, nextUnrated, rateByKey, ratingsOf, showRatings } from "./ratings.js";
+import { followSides, offerDifferences, showSide, toggleApart, toggleDifferences, turnSide } from "./sides.js";
 
 const stage = document.querySelector("#stage");
 const status = document.querySelector(".status");
 const drawer = document.querySelector("#guidelines");
 const urls = stage.dataset;
+const asks = JSON.parse(document.querySelector("#asks").textContent);
+const drafts = new Drafts(urls.person);
 
 const AHEAD = 1;
 const LOOK_AGAIN_MS = 30000;
@@ -16,8 +23,8 @@ let current = null; // the article on screen
 let ahead = []; // articles that come next
 let history = []; // what was answered in this page, newest last: {article, entry}
 let filling = false;
-let order = []; // a ranking in the making: groups of sides, best first
-let tieNext = false;
+let ranking = null; // of the comparison on screen, where it has three or more answers
+let unsaid = null; // an answer that waits for its reason
 let shownAt = performance.now();
 let hiddenMs = 0;
 let hiddenSince = null;
@@ -31,9 +38,15 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
     if (entry.about.kind === "flag") say("Reported to a manager");
     forget(entry.body.assignment);
   },
-  refused: (entry, message) => {
+  refused: (entry, message, status) => {
     say(message || "The server refused the last answer. Load the page again.", "harm");
-    if (entry.about.kind === "answer") count(-1);
+    if (entry.about.kind === "answer") {
+      count(-1);
+      // It did not fit what the project asks for by now: back to the person, with all that was said beside it.
+      const given = history.find((one) => id(one.article) === entry.body.assignment);
+      history = history.filter((one) => one !== given);
+      if (given && status === 400) putInFront(given.article);
+    }
     if (entry.about.kind === "undo") {
       count(1);
       if (current && id(current) === entry.body.assignment) advance();
@@ -63,23 +76,23 @@ function show(article) {
   current = article;
   stage.replaceChildren(...(article ? [article] : []));
   drawEmpty(article ? null : "coming");
-  order = [];
-  tieNext = false;
+  ranking = null;
   shownAt = performance.now();
   hiddenMs = 0;
   if (article) {
-    const ranking = Number(article.dataset.candidates) > 2;
+    if (Number(article.dataset.candidates) > 2) ranking = new Ranking(article, asks.partial);
     for (const group of document.querySelectorAll(".verdicts")) {
-      group.hidden = (group.dataset.kind === "ranking") !== ranking;
+      group.hidden = (group.dataset.kind === "ranking") !== Boolean(ranking);
     }
-    article.querySelector(".answers").addEventListener("scroll", markTab, { passive: true });
-    article.querySelector(".answers").scrollLeft = 0;
-    if (ranking) drawRanking();
+    followSides(article);
+    showRatings(article, drafts.read(id(article)).ratings);
   }
-  for (const button of document.querySelectorAll(".verdict:not(.send), [data-do=why], [data-do=skip], [data-do=flag]")) {
+  for (const button of document.querySelectorAll(".verdict:not(.send), .extras [data-do]:not([data-do=undo])")) {
     button.disabled = !article;
   }
-  drawWhy();
+  unsaid = null;
+  offerDifferences(article);
+  drawDraft();
   scrollTo(0, 0);
   if (hadFocus) stage.focus({ preventScroll: true });
 }
@@ -162,13 +175,18 @@ async function renew() {
 // What a person says
 
 function answer(said) {
-  if (!current) return;
+  if (!current || lacks(said)) return;
   const article = current;
+  const draft = drafts.read(id(article));
+  const ratings = ratingsOf(article);
   const body = {
     assignment: id(article),
     client_key: newKey(),
     seconds_spent: Math.round((performance.now() - shownAt - hiddenMs) / 100) / 10,
-    reason: draft(id(article)),
+    reason: draft.reason,
+    reason_tags: draft.tags,
+    ...(Object.keys(ratings).length && { rating_sides: ratings }),
+    ...(draft.edit && { edit_side: draft.edit.side, edit_text: draft.edit.text }),
     ...said,
   };
   say("Saving");
@@ -177,6 +195,23 @@ function answer(said) {
   count(1);
   advance();
   outbox.flush().then(fill);
+}
+
+// Whether the project asks for more before this answer may go; the person is led to what is missing.
+function lacks(said) {
+  const unrated = nextUnrated(current);
+  if (unrated) {
+    const letter = unrated.closest(".answer").querySelector(".badge").textContent;
+    say(`First rate answer ${letter}: ${unrated.dataset.criterion}`, "needs");
+    showSide(current, Number(unrated.dataset.side));
+    focusOn(unrated);
+    return true;
+  }
+  const { reason, tags } = drafts.read(id(current));
+  if (!asks.reasonRequired || reason || tags.length) return false;
+  actions.why();
+  unsaid = said;
+  return true;
 }
 
 function remember(answered) {
@@ -218,102 +253,57 @@ function putInFront(article) {
   show(article);
 }
 
-// A ranking of three or more: numbers in order of preference, "=" ties the next with the one before
+// What is said beside the verdict: reasons, ratings, a better answer
 
-function rank(side) {
-  if (order.flat().includes(side)) order = order.map((group) => group.filter((s) => s !== side)).filter((g) => g.length);
-  else if (tieNext && order.length) order = [...order.slice(0, -1), [...order.at(-1), side]];
-  else order = [...order, [side]];
-  tieNext = false;
-  drawRanking();
+function tagBoxes() {
+  return [...document.querySelectorAll("#why .tags input")];
 }
 
-function drawRanking() {
-  const letters = [...current.querySelectorAll(".answer .badge")].map((badge) => badge.textContent);
-  const words = order.map((group) => group.map((side) => letters[side]).join(" = ")).join(" > ");
-  const left = letters.length - order.flat().length;
-  const waiting = tieNext ? " = ?" : "";
-  const hint = left === letters.length ? "Press the numbers of the answers, best first." : `${words}${waiting}${left ? ` (${left} left)` : ""}`;
-  document.querySelector("[data-order]").textContent = hint;
-  document.querySelector("[data-do=send]").disabled = left > 0;
-  for (const pick of current.querySelectorAll("[data-pick]")) {
-    const place = order.findIndex((group) => group.includes(Number(pick.dataset.pick)));
-    pick.setAttribute("aria-pressed", place >= 0);
-    pick.querySelector(".rank").textContent = place < 0 ? "Pick" : `Place ${place + 1}`;
-  }
-}
-
-function sendRanking() {
-  const letters = current.querySelectorAll(".answer").length;
-  if (order.flat().length < letters) return;
-  answer(order.length === 1 ? { verdict: "tie" } : { verdict: "preferred", ranking_sides: order });
-}
-
-// One answer at a time on a phone: the row of answers scrolls sideways, the tabs say which is seen
-
-function markTab() {
-  const row = current.querySelector(".answers");
-  const seen = Math.round(Math.abs(row.scrollLeft) / Math.max(1, row.firstElementChild.offsetWidth));
-  current.querySelectorAll(".tabs button").forEach((tab, index) => {
-    if (index === seen) tab.setAttribute("aria-current", "true");
-    else tab.removeAttribute("aria-current");
-  });
-}
-
-function showSide(side) {
-  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const answer = current?.querySelectorAll(".answer")[side];
-  if (!answer) return;
-  const row = answer.parentElement;
-  const left = answer.offsetLeft - row.firstElementChild.offsetLeft;
-  row.scrollTo({ left, behavior: calm ? "instant" : "smooth" });
-}
-
-function turnSide(by) {
-  const tabs = [...(current?.querySelectorAll(".tabs button") ?? [])];
-  const seen = tabs.findIndex((tab) => tab.hasAttribute("aria-current"));
-  showSide(Math.min(tabs.length - 1, Math.max(0, seen + by)));
-}
-
-// Why: a draft per comparison, kept in the browser until its answer has arrived
-
-function draftKey(assignment) {
-  return `tastemaker-draft:${urls.person}:${assignment}`;
-}
-
-function draft(assignment) {
-  try {
-    return localStorage.getItem(draftKey(assignment)) ?? "";
-  } catch {
-    return document.querySelector("#why-text").value;
-  }
-}
-
-function keepDraft() {
+function keepReason() {
   if (!current) return;
-  const words = document.querySelector("#why-text").value.trim();
-  try {
-    if (words) localStorage.setItem(draftKey(id(current)), words);
-    else localStorage.removeItem(draftKey(id(current)));
-  } catch {
-    // no storage: the text stays in its field until the answer is given
-  }
-  drawWhy(false);
+  const reason = document.querySelector("#why-text").value.trim();
+  const tags = tagBoxes().filter((box) => box.checked).map((box) => box.value);
+  drafts.change(id(current), { reason, tags });
+}
+
+function closeReason() {
+  drawDraft();
+  const said = unsaid;
+  unsaid = null;
+  if (!said || !current) return;
+  const { reason, tags } = drafts.read(id(current));
+  if (reason || tags.length) answer(said);
+  else say("This project asks for a reason with every answer", "needs");
 }
 
 function forget(assignment) {
-  if (current && id(current) === assignment) return;
-  try {
-    localStorage.removeItem(draftKey(assignment));
-  } catch {
-    // nothing was kept
+  if (!current || id(current) !== assignment) drafts.forget(assignment);
+}
+
+function drawDraft() {
+  const draft = current && drafts.read(id(current));
+  document.querySelector("#why-text").value = draft?.reason ?? "";
+  for (const box of tagBoxes()) box.checked = Boolean(draft?.tags.includes(box.value));
+  const said = { why: draft?.reason || draft?.tags.length, better: draft?.edit };
+  for (const [name, is] of Object.entries(said)) {
+    document.querySelector(`[data-do=${name}]`)?.setAttribute("aria-pressed", Boolean(is));
   }
 }
 
-function drawWhy(fillField = true) {
-  const words = current ? draft(id(current)) : "";
-  if (fillField) document.querySelector("#why-text").value = words;
-  document.querySelector("[data-do=why]").setAttribute("aria-pressed", Boolean(words));
+stage.addEventListener("change", (event) => {
+  if (event.target.closest(".rating")) drafts.change(id(current), { ratings: ratingsOf(current) });
+});
+
+const better = new Better(drafts, (kept) => {
+  drawDraft();
+  if (kept) say("Your better answer goes with your verdict");
+});
+
+async function openBetter() {
+  const article = current;
+  const outcome = article && (await better.open(article, () => article === current));
+  if (outcome?.signedOut) sayWithLogin("You are signed out.");
+  else if (outcome && !outcome.done) say(outcome.message || "No connection, so the answer's own text did not come.", "needs");
 }
 
 // Hands: keys, clicks
@@ -327,7 +317,8 @@ function press(button) {
   if (!button || button.disabled || !current) return;
   flash(button);
   if (button.dataset.side !== undefined) {
-    answer({ verdict: "preferred", preferred_side: Number(button.dataset.side), strength: Number(button.dataset.strength) });
+    const { side, strength } = button.dataset;
+    answer({ verdict: "preferred", preferred_side: Number(side), ...(strength && { strength: Number(strength) }) });
   } else answer({ verdict: button.dataset.verdict });
 }
 
@@ -341,23 +332,24 @@ const actions = {
   guidelines: toggleGuidelines,
   keys: () => document.querySelector("#keys").showModal(),
   why: () => current && document.querySelector("#why").showModal(),
+  better: openBetter,
+  "drop-better": () => better.drop(),
+  rate: () => {
+    const group = current && (nextUnrated(current) ?? current.querySelector(".rating"));
+    if (group) focusOn(group);
+  },
+  differences: () => say(toggleDifferences(current)),
+  apart: toggleApart,
   skip: () => current && document.querySelector("#skip").showModal(),
   flag: () => current && document.querySelector("#flag").showModal(),
   undo: () => document.querySelector("[data-do=undo]").disabled || undo(),
   look: fill,
-  send: sendRanking,
-  tied: () => {
-    tieNext = order.length > 0 && !tieNext;
-    drawRanking();
-  },
-  unrank: () => {
-    order = [];
-    tieNext = false;
-    drawRanking();
-  },
+  send: () => ranking?.sendable && answer(ranking.verdict),
+  tied: () => ranking?.tie(),
+  unrank: () => ranking?.clear(),
 };
 
-const letters = { c: "why", s: "skip", f: "flag", z: "undo", g: "guidelines", "?": "keys" };
+const letters = { c: "why", e: "better", r: "rate", d: "differences", l: "apart", s: "skip", f: "flag", z: "undo", g: "guidelines", "?": "keys" };
 
 function verdictButton(key) {
   const bar = document.querySelector(".verdicts:not([hidden])");
@@ -381,17 +373,19 @@ function onKey(event) {
   if (dialog) return onDialogKey(event, dialog);
   // A dialog that Escape has closed keeps the focus for a moment; nobody writes in it any more.
   const closed = event.target.closest("dialog");
-  if (!closed && event.target.closest("input, textarea, select, [contenteditable]")) return;
+  if (current && rateByKey(current, event.target, meaning(event))) return event.preventDefault();
+  const rating = event.target.closest(".rating");
+  if (rating && /^arrow|^tab| /.test(event.key.toLowerCase())) return;
+  if (!closed && !rating && event.target.closest("input, textarea, select, [contenteditable]")) return;
   const key = meaning(event);
-  const ranking = current && Number(current.dataset.candidates) > 2;
   if (key === "escape" && !drawer.hidden) toggleGuidelines();
-  else if (ranking && /^[1-8]$/.test(key) && Number(key) <= Number(current.dataset.candidates)) rank(Number(key) - 1);
-  else if (ranking && key === "enter" && !event.target.closest("button, a")) sendRanking();
+  else if (ranking && /^[1-8]$/.test(key) && Number(key) <= ranking.letters.length) ranking.pick(Number(key) - 1);
+  else if (ranking && key === "enter" && !event.target.closest("button, a")) actions.send();
   else if (ranking && key === "=") actions.tied();
   else if (ranking && key === "backspace") actions.unrank();
   else if (verdictButton(key)) press(verdictButton(key));
-  else if (key === "arrowleft") turnSide(-1);
-  else if (key === "arrowright") turnSide(1);
+  else if (key === "arrowleft") turnSide(current, -1);
+  else if (key === "arrowright") turnSide(current, 1);
   else if (letters[key]) actions[letters[key]]();
   else return;
   event.preventDefault();
@@ -399,7 +393,7 @@ function onKey(event) {
 
 function onDialogKey(event, dialog) {
   if (event.target.closest("textarea")) return;
-  const choice = [...dialog.querySelectorAll(".choices button")][Number(meaning(event)) - 1];
+  const choice = [...dialog.querySelectorAll(".choices button, .tags input")][Number(meaning(event)) - 1];
   if (!choice) return;
   event.preventDefault();
   choice.click();
@@ -411,8 +405,8 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
   if (button.dataset.do) actions[button.dataset.do]?.();
-  else if (button.dataset.show) showSide(Number(button.dataset.show));
-  else if (button.dataset.pick) rank(Number(button.dataset.pick));
+  else if (button.dataset.show) showSide(current, Number(button.dataset.show));
+  else if (button.dataset.pick) ranking.pick(Number(button.dataset.pick));
   else if (button.classList.contains("verdict") && event.detail < 2) press(button); // a double click answers once
 });
 
@@ -424,10 +418,16 @@ for (const form of document.querySelectorAll("[data-put-aside]")) {
   });
 }
 
-document.querySelector("#why").addEventListener("close", keepDraft);
-document.querySelector("#why-text").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) document.querySelector("#why").close();
+document.querySelector("#why").addEventListener("input", keepReason);
+document.querySelector("#why").addEventListener("close", closeReason);
+document.querySelector("#why").addEventListener("cancel", () => {
+  unsaid = null; // Escape keeps what was written, and sends nothing.
 });
+for (const field of document.querySelectorAll("#why-text, #better-text")) {
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) field.closest("dialog").close();
+  });
+}
 
 // Start
 

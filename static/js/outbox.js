@@ -5,6 +5,7 @@
 const FIRST_RETRY_MS = 1000;
 const LONGEST_RETRY_MS = 30000;
 const TIMEOUT_MS = 20000;
+const MOST_KEPT_ALIVE = 20000; // characters; browsers refuse to outlive a page with more than 64 KiB
 
 export function newKey() {
   if (crypto.randomUUID) return crypto.randomUUID();
@@ -16,20 +17,21 @@ export function newKey() {
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }
 
-function csrfToken() {
+export function csrfToken() {
   // From the cookie at each sending: a fresh login in another tab changes it.
   return document.cookie.match(/(?:^|; )csrftoken=([^;]+)/)?.[1] ?? "";
 }
 
-// One POST. Resolves to {done, reply} | {refused, message} | {signedOut} | {failed}; it never rejects.
-export async function post(url, body) {
+// One POST. Resolves to {done, reply} | {refused, message, status} | {signedOut} | {failed}; it never rejects.
+export async function post(url, values) {
+  const body = JSON.stringify(values);
   let response;
   try {
     response = await fetch(url, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-CSRFToken": csrfToken(), Accept: "application/json" },
-      body: JSON.stringify(body),
-      keepalive: true,
+      body,
+      keepalive: body.length < MOST_KEPT_ALIVE,
       redirect: "error",
       signal: AbortSignal.timeout(TIMEOUT_MS),
     });
@@ -44,7 +46,9 @@ export async function post(url, body) {
     return { failed: true };
   }
   if (response.ok) return { done: true, reply };
-  if ([400, 404, 409, 410, 413].includes(response.status)) return { refused: true, message: reply.message ?? "" };
+  if ([400, 404, 409, 410, 413].includes(response.status)) {
+    return { refused: true, message: reply.message ?? "", status: response.status };
+  }
   return { failed: true };
 }
 
@@ -150,7 +154,7 @@ export class Outbox {
       this.retryMs = FIRST_RETRY_MS;
       this.remove(id);
       if (outcome.done) this.on.delivered(entry, outcome.reply, this.ids().length);
-      else this.on.refused(entry, outcome.message);
+      else this.on.refused(entry, outcome.message, outcome.status);
     }
     return true;
   }

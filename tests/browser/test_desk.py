@@ -421,4 +421,4 @@ def test_every_key_is_written_on_its_button(desk, pairs):
     written = page.locator(".verdicts:not([hidden]) .verdict kbd").all_inner_texts()
     assert written == list("12345670")
     extras = page.locator(".extras button kbd").all_inner_texts()
-    assert extras == list("CSFZ") and re.search(r"\bG\b", page.locator("nav").inner_text())
+    assert extras == list("CEDLSFZ") and re.search(r"\bG\b", page.locator("nav").inner_text())

@@ -5,11 +5,12 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.http import Http404
 
+from config.demo import FORMS, make_form
 from labeling.access import access_assignment, access_project, membership
 from labeling.assignment import next_for
-from labeling.models import Completion, Membership, split_of
+from labeling.models import Completion, Membership, Project, split_of
 from labeling.projects import add_member, create_project, imported_member, remove_member
-from labeling.selection import create_comparison, propose_pairs
+from labeling.selection import create_comparison, propose_pairs, same_text
 
 pytestmark = pytest.mark.django_db
 
@@ -102,6 +103,24 @@ def test_pairs_never_show_equal_texts(make_prompt):
     assert {row.text.strip().lower() for row in proposed[0]} == {"yes.", "no."}
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("True", "True.", True),
+        ("\u201cNo\u201d \u2013 she said", '"no" - she  said', True),
+        ("na\u00efve", "nai\u0308ve", True),
+        ("a\u200bb", "ab", True),
+        ("\u202eright\u202c to left", "right to left", True),
+        ("x < y", "x > y", False),
+        ("1.5", "15", False),
+        ("Is it?", "Is it", False),
+        ("do not", "do", False),
+    ],
+)
+def test_texts_that_nobody_would_choose_between_are_the_same(one, other, same):
+    assert (same_text(one) == same_text(other)) is same
+
+
 def test_every_completion_is_shown_about_equally_often(completions):
     proposed = propose_pairs(completions, 6, 2, random.Random(1))
     shown = [row.pk for pair in proposed for row in pair]
@@ -147,3 +166,13 @@ def test_the_split_follows_from_the_hash_alone():
     assert split_of("3f" + "f" * 62) == "eval"
     assert split_of("40" + "0" * 62) == "train"
     assert split_of("f" * 64) == "train"
+
+
+@pytest.mark.parametrize("slug", FORMS)
+def test_the_demo_has_a_project_for_each_form_of_asking(slug, alice, bob):
+    make_form(slug, FORMS[slug], alice, bob)
+    project = Project.objects.get(slug=slug)
+    waiting = project.comparisons.open_for(bob)
+    assert waiting.count() == waiting.filter(overlap=2).count() == 5
+    assert project.guidelines_number == 1
+    assert next_for(bob, project).comparison.candidates.count() == (4 if slug == "rankings" else 2)

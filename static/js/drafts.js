@@ -1,0 +1,42 @@
+// What a person has begun to say of a comparison beside the verdict: kept in the browser until the answer has
+// arrived, so that neither a reload nor a login in between loses it.
+
+const EMPTY = { reason: "", tags: [], ratings: {}, edit: null };
+
+export class Drafts {
+  constructor(person) {
+    this.prefix = `tastemaker-draft:${person}:`;
+    this.memory = new Map(); // in case the browser keeps no storage for us
+  }
+
+  read(assignment) {
+    try {
+      const kept = localStorage.getItem(this.prefix + assignment);
+      return { ...EMPTY, ...(kept ? JSON.parse(kept) : this.memory.get(assignment)) };
+    } catch {
+      return { ...EMPTY, ...this.memory.get(assignment) };
+    }
+  }
+
+  change(assignment, part) {
+    const draft = { ...this.read(assignment), ...part };
+    const says = draft.reason || draft.tags.length || draft.edit || Object.keys(draft.ratings).length;
+    this.forget(assignment);
+    if (!says) return draft;
+    try {
+      localStorage.setItem(this.prefix + assignment, JSON.stringify(draft));
+    } catch {
+      this.memory.set(assignment, draft);
+    }
+    return draft;
+  }
+
+  forget(assignment) {
+    this.memory.delete(assignment);
+    try {
+      localStorage.removeItem(this.prefix + assignment);
+    } catch {
+      // nothing was kept
+    }
+  }
+}

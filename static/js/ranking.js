@@ -1,0 +1,68 @@
+// A ranking of three or more in the making: numbers in order of preference, "=" ties the next with the one before.
+
+export class Ranking {
+  // partial: whether answers may be left out.
+  constructor(article, partial) {
+    this.article = article;
+    this.partial = partial;
+    this.letters = [...article.querySelectorAll(".answer .badge")].map((badge) => badge.textContent);
+    this.clear();
+  }
+
+  clear() {
+    this.order = []; // groups of sides, best first
+    this.tieNext = false;
+    this.draw();
+  }
+
+  // Put a side at the end, or take it out again.
+  pick(side) {
+    const { order } = this;
+    if (order.flat().includes(side)) {
+      this.order = order.map((group) => group.filter((one) => one !== side)).filter((group) => group.length);
+    } else if (this.tieNext && order.length) this.order = [...order.slice(0, -1), [...order.at(-1), side]];
+    else this.order = [...order, [side]];
+    this.tieNext = false;
+    this.draw();
+  }
+
+  tie() {
+    this.tieNext = this.order.length > 0 && !this.tieNext;
+    this.draw();
+  }
+
+  // Move a side to the place of another, as by dragging.
+  move(side, before) {
+    const rest = this.order.map((group) => group.filter((one) => one !== side)).filter((group) => group.length);
+    const at = rest.findIndex((group) => group.includes(before));
+    this.order = at < 0 ? [...rest, [side]] : [...rest.slice(0, at), [side], ...rest.slice(at)];
+    this.tieNext = false;
+    this.draw();
+  }
+
+  get sendable() {
+    const named = this.order.flat().length;
+    return named === this.letters.length || (this.partial && named > 1 && this.order.length > 1);
+  }
+
+  get verdict() {
+    return this.order.length === 1 ? { verdict: "tie" } : { verdict: "preferred", ranking_sides: this.order };
+  }
+
+  get words() {
+    const left = this.letters.length - this.order.flat().length;
+    if (left === this.letters.length) return "Press the numbers of the answers, best first.";
+    const words = this.order.map((group) => group.map((side) => this.letters[side]).join(" = ")).join(" > ");
+    return `${words}${this.tieNext ? " = ?" : ""}${left ? ` (${left} left)` : ""}`;
+  }
+
+  draw() {
+    document.querySelector("[data-order]").textContent = this.words;
+    document.querySelector("[data-do=send]").disabled = !this.sendable;
+    for (const pick of this.article.querySelectorAll("[data-pick]")) {
+      const place = this.order.findIndex((group) => group.includes(Number(pick.dataset.pick)));
+      pick.setAttribute("aria-pressed", place >= 0);
+      pick.querySelector(".rank").textContent = place < 0 ? "Pick" : `Place ${place + 1}`;
+    }
+  }
+}

@@ -1,0 +1,86 @@
+// The answers side by side: one at a time on a phone, marks on what differs, and how long ones scroll.
+
+import { canMark, markDifferences, unmark } from "./diff.js";
+
+function tabs(article) {
+  return [...(article?.querySelectorAll(".tabs button") ?? [])];
+}
+
+// On a phone the row of answers scrolls sideways; the tabs say which one is seen.
+export function followSides(article) {
+  const row = article.querySelector(".answers");
+  row.scrollLeft = 0;
+  const mark = () => {
+    const seen = Math.round(Math.abs(row.scrollLeft) / Math.max(1, row.firstElementChild.offsetWidth));
+    tabs(article).forEach((tab, index) => {
+      if (index === seen) tab.setAttribute("aria-current", "true");
+      else tab.removeAttribute("aria-current");
+    });
+  };
+  row.addEventListener("scroll", mark, { passive: true });
+}
+
+export function seenSide(article) {
+  return Math.max(0, tabs(article).findIndex((tab) => tab.hasAttribute("aria-current")));
+}
+
+export function showSide(article, side) {
+  const answer = article?.querySelectorAll(".answer")[side];
+  if (!answer) return;
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const row = answer.parentElement;
+  const left = answer.offsetLeft - row.firstElementChild.offsetLeft;
+  row.scrollTo({ left, behavior: calm ? "instant" : "smooth" });
+}
+
+export function turnSide(article, by) {
+  showSide(article, Math.min(tabs(article).length - 1, Math.max(0, seenSide(article) + by)));
+}
+
+// Marks on the words that two answers do not share
+
+const differences = document.querySelector("[data-do=differences]");
+
+export function offerDifferences(article) {
+  unmark();
+  differences.setAttribute("aria-pressed", "false");
+  differences.hidden = !canMark() || Boolean(article && Number(article.dataset.candidates) > 2);
+}
+
+// Returns what to tell the person, if anything.
+export function toggleDifferences(article) {
+  if (!article || differences.hidden) return "";
+  const marked = differences.getAttribute("aria-pressed") === "true";
+  offerDifferences(article);
+  if (marked) return "";
+  const found = markDifferences(article);
+  if (found === null) return "These two share too little for marks to help";
+  differences.setAttribute("aria-pressed", "true");
+  return found ? "" : "The two say the same, word for word";
+}
+
+// Long answers scroll with the page, or each in its own card; the browser remembers which.
+
+const stage = document.querySelector("#stage");
+const apartKey = `tastemaker-apart:${stage.dataset.person}`;
+
+function setApart(apart) {
+  stage.classList.toggle("apart", apart);
+  document.querySelector("[data-do=apart]").setAttribute("aria-pressed", apart);
+}
+
+export function toggleApart() {
+  const apart = !stage.classList.contains("apart");
+  setApart(apart);
+  try {
+    localStorage.setItem(apartKey, apart ? "1" : "");
+  } catch {
+    // it holds for this page
+  }
+}
+
+try {
+  setApart(localStorage.getItem(apartKey) === "1");
+} catch {
+  // they scroll together
+}
