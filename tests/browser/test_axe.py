@@ -1,0 +1,83 @@
+"""Every page, in both themes and on a phone, looked at by axe: nothing against WCAG 2.2 A or AA."""
+
+import json
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from django.urls import reverse
+
+from config.demo import FORMS, make_form
+from labeling.models import Membership
+from labeling.projects import save_guidelines
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+LOOKS = {
+    "light": {"viewport": {"width": 1280, "height": 850}},
+    "dark": {"viewport": {"width": 1280, "height": 850}, "color_scheme": "dark"},
+    "phone": {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True},
+}
+OF_MANAGERS = [
+    ("labeling:home", False), ("labeling:account", False), ("labeling:tokens", False), ("labeling:settings", True),
+    ("labeling:guidelines", True), ("labeling:data", True), ("labeling:people", True), ("training:loop", True),
+    ("training:loop-settings", True), ("training:runs", True), ("training:versions", True), ("training:schedules", True),
+]  # fmt: skip
+
+
+def faults_of(page):
+    """What axe finds, one line each: the rule, how bad it is, and where."""
+    page.wait_for_load_state("networkidle")
+    page.evaluate(AXE_SCRIPT)
+    options = json.dumps({"runOnly": RULES, "resultTypes": ["violations"]})
+    found = page.evaluate(f"axe.run(document, {options})")["violations"]
+    return [
+        f"{one['id']} ({one['impact']}): {', '.join(str(node['target']) for node in one['nodes'][:4])}"
+        for one in found
+    ]
+
+
+def test_axe_sees_what_is_wrong(sign_in, bob):
+    page = sign_in(bob)
+    page.evaluate("document.querySelector('main').append(new Image())")
+    page.evaluate("document.querySelector('h1').style.color = '#ccc'")
+    assert [line.split()[0] for line in faults_of(page)] == ["color-contrast", "image-alt"]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_desk_and_its_dialogs(sign_in, alice, bob, project, look):
+    for slug, form in FORMS.items():
+        make_form(slug, form, alice, bob)
+    found = {}
+    page = sign_in(bob, reverse("labeling:label", args=["criteria"]), **LOOKS[look])
+    found["desk"] = faults_of(page)
+    for act in ("why", "better", "skip", "flag"):
+        page.locator(f".extras [data-do={act}]").click()
+        page.locator("dialog[open]").wait_for()
+        found[act] = faults_of(page)
+        page.keyboard.press("Escape")
+    page.locator("nav [data-do=guidelines]").click()
+    found["guidelines"] = faults_of(page)
+    page.keyboard.press("g")
+    page.keyboard.press("?")
+    found["keys"] = faults_of(page)
+    for slug in ("rankings", "conversations", project.slug):
+        page.goto(reverse("labeling:label", args=[slug]))
+        found[slug] = faults_of(page)
+    assert found == {name: [] for name in found}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_pages_of_managers(sign_in, open_browser, alice, project, look):
+    save_guidelines(project, "# Be kind\n\nAnd *short*.", alice)
+    assert Membership.objects.get(user=alice).role == "manager"
+    page = open_browser(**LOOKS[look]).new_page()
+    page.goto(reverse("account_login"))
+    found = {"login": faults_of(page)}
+    page = sign_in(alice, **LOOKS[look])
+    for name, of_project in OF_MANAGERS:
+        page.goto(reverse(name, args=[project.slug] if of_project else []))
+        found[name] = faults_of(page)
+    page.goto("/nowhere/")
+    found["404"] = faults_of(page)
+    assert found == {name: [] for name in found}
