@@ -19,6 +19,7 @@ class AnswerForm(forms.Form):
 
     assignment = forms.IntegerField(min_value=1, max_value=2**63 - 1)
     client_key = forms.UUIDField()
+    revises = forms.IntegerField(required=False, min_value=1, max_value=2**63 - 1)
     verdict = forms.ChoiceField(choices=Judgment.Verdict.choices)
     preferred_side = forms.IntegerField(required=False, min_value=0, max_value=1)
     ranking_sides = forms.JSONField(required=False)

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from labeling.views import account, data, home, label, people
+from labeling.views import account, data, home, label, mine, people
 
 app_name = "labeling"
 urlpatterns = [
@@ -18,6 +18,7 @@ urlpatterns = [
     path("p/<slug:slug>/label/put-aside/", label.put_aside, name="put-aside"),
     path("p/<slug:slug>/label/undo/", label.undo, name="undo"),
     path("p/<slug:slug>/label/renew/", label.renew, name="renew"),
+    path("p/<slug:slug>/mine/", mine.mine, name="mine"),
     path("p/<slug:slug>/data/", data.data, name="data"),
     path("p/<slug:slug>/data/import/", data.upload, name="import"),
     path("p/<slug:slug>/data/freeze/", data.freeze, name="freeze"),

@@ -25,6 +25,7 @@ PAGES = {
     "labeling:put-aside": {ALICE, BOB},
     "labeling:undo": {ALICE, BOB},
     "labeling:renew": {ALICE, BOB},
+    "labeling:mine": {ALICE, BOB},
     "labeling:settings": {ALICE},
     "labeling:data": {ALICE},
     "labeling:import": {ALICE},

@@ -20,7 +20,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from labeling import assignment as handing
 from labeling import judging
-from labeling.access import ANNOTATING, access_assignment, access_project, membership
+from labeling.access import ANNOTATING, access_assignment, access_judgment, access_project, membership
 from labeling.answers import RATINGS
 from labeling.forms import AnswerForm, PutAsideForm
 from labeling.models import Assignment, Candidate, Judgment, Project, User
@@ -38,7 +38,9 @@ View = Callable[..., HttpResponse]
 @login_required
 def label(request: HttpRequest, slug: str) -> HttpResponse:
     project = access_project(request.user, slug, *ANNOTATING)
-    current = handing.next_for(request.user, project)
+    """The desk; with `?again=` and the number of an assignment, an answer of one's own to be looked at again."""
+    revised = answered(request.user, project, request.GET["again"]) if "again" in request.GET else None
+    current = revised.assignment if revised else handing.next_for(request.user, project)
     ahead = handing.next_for(request.user, project, holding=[current.pk]) if current else None
     return render(
         request,
@@ -46,7 +48,8 @@ def label(request: HttpRequest, slug: str) -> HttpResponse:
         {
             "project": project,
             "role": membership(request.user, project).role,
-            "current": on_screen(current),
+            "current": on_screen(current) | {"revises": revised.pk} if revised else on_screen(current),
+            "again": said_before(revised) if revised else None,
             "ahead": on_screen(ahead),
             "progress": progress(request.user, project),
             "asks": asks(project),
@@ -56,6 +59,35 @@ def label(request: HttpRequest, slug: str) -> HttpResponse:
             "flag_reasons": PutAsideForm.FLAG_REASONS,
         },
     )
+
+
+def answered(user: User, project: Project, assignment: str) -> Judgment:
+    """The person's standing answer to an assignment of theirs in the project; else Http404."""
+    own = Judgment.objects.current().filter(annotator=user, comparison__project=project)
+    own = own.select_related("assignment__comparison__project", "edit__completion")
+    try:
+        return own.get(assignment=assignment)
+    except (Judgment.DoesNotExist, ValueError, OverflowError):
+        raise Http404 from None
+
+
+def said_before(judgment: Judgment) -> dict[str, Any]:
+    """A standing answer as a draft of the next: what was said beside the verdict, by the places on screen."""
+    sides = judgment.assignment.sides
+    edit = getattr(judgment, "edit", None)
+    candidates = {row.completion_id: row.position for row in judgment.comparison.candidates.all()}
+    return {
+        "assignment": judgment.assignment_id,
+        "draft": {
+            "reason": judgment.reason,
+            "tags": judgment.reason_tags,
+            "ratings": {
+                name: [given[position] for position in sides] for name, given in judgment.ratings.items()
+            },
+            "edit": edit
+            and {"side": sides.index(candidates[edit.original_id]), "text": edit.completion.text},
+        },
+    }
 
 
 def asks(project: Project) -> dict[str, Any]:
@@ -160,7 +192,13 @@ def answer(user: User, project: Project, values: dict[str, Any]) -> dict[str, An
     given = checked(form)
     assignment = access_assignment(user, given["assignment"])
     said = judging.answer_from_sides(assignment, form.said())
-    judgment = judging.record(assignment, given["verdict"], given["client_key"], **said)
+    if given["revises"]:
+        judgment = access_judgment(user, given["revises"])
+        if judgment.assignment_id != assignment.pk:
+            raise ValidationError("The answer to be changed is to another comparison.")
+        judgment = judging.revise(judgment, given["verdict"], given["client_key"], **said)
+    else:
+        judgment = judging.record(assignment, given["verdict"], given["client_key"], **said)
     return {"judgment": judgment.pk, "saved_at": judgment.created_at.isoformat()}
 
 

@@ -3,6 +3,10 @@
 
 const EMPTY = { reason: "", tags: [], ratings: {}, edit: null };
 
+function saysNothing({ reason, tags, ratings, edit }) {
+  return !reason && !tags.length && !edit && !Object.keys(ratings).length;
+}
+
 export class Drafts {
   constructor(person) {
     this.prefix = `tastemaker-draft:${person}:`;
@@ -18,17 +22,19 @@ export class Drafts {
     }
   }
 
+  isEmpty(assignment) {
+    return saysNothing(this.read(assignment));
+  }
+
   change(assignment, part) {
     const draft = { ...this.read(assignment), ...part };
-    const says = draft.reason || draft.tags.length || draft.edit || Object.keys(draft.ratings).length;
     this.forget(assignment);
-    if (!says) return draft;
+    if (saysNothing(draft)) return;
     try {
       localStorage.setItem(this.prefix + assignment, JSON.stringify(draft));
     } catch {
       this.memory.set(assignment, draft);
     }
-    return draft;
   }
 
   forget(assignment) {

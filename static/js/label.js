@@ -41,7 +41,7 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
   refused: (entry, message, status) => {
     say(message || "The server refused the last answer. Load the page again.", "harm");
     if (entry.about.kind === "answer") {
-      count(-1);
+      if (!entry.body.revises) count(-1);
       // It did not fit what the project asks for by now: back to the person, with all that was said beside it.
       const given = history.find((one) => id(one.article) === entry.body.assignment);
       history = history.filter((one) => one !== given);
@@ -90,6 +90,8 @@ function show(article) {
   for (const button of document.querySelectorAll(".verdict:not(.send), .extras [data-do]:not([data-do=undo])")) {
     button.disabled = !article;
   }
+  // Nobody puts aside what was answered before.
+  for (const act of ["skip", "flag"]) document.querySelector(`[data-do=${act}]`).disabled ||= Boolean(article?.dataset.revises);
   unsaid = null;
   offerDifferences(article);
   drawDraft();
@@ -160,7 +162,8 @@ async function fill() {
 async function renew() {
   // An answer or an undo that has not arrived yet would make a lease look lost.
   if (!(await outbox.flush())) return;
-  const articles = [...(current ? [current] : []), ...ahead];
+  // What was answered before is nobody's lease.
+  const articles = [...(current ? [current] : []), ...ahead].filter((article) => !article.dataset.revises);
   if (!articles.length) return;
   const { done, reply } = await post(urls.renewUrl, { assignments: articles.map(id) });
   if (!done) return;
@@ -182,6 +185,7 @@ function answer(said) {
   const body = {
     assignment: id(article),
     client_key: newKey(),
+    ...(article.dataset.revises && { revises: Number(article.dataset.revises) }),
     seconds_spent: Math.round((performance.now() - shownAt - hiddenMs) / 100) / 10,
     reason: draft.reason,
     reason_tags: draft.tags,
@@ -192,7 +196,7 @@ function answer(said) {
   say("Saving");
   const entry = outbox.add(urls.answerUrl, body, { kind: "answer" });
   remember({ article, entry });
-  count(1);
+  if (!article.dataset.revises) count(1);
   advance();
   outbox.flush().then(fill);
 }
@@ -230,9 +234,12 @@ function putAside(kind, reason, text) {
 async function undo() {
   const last = history.pop();
   if (last) {
-    if (!outbox.cancel(last.entry)) outbox.add(urls.undoUrl, { assignment: id(last.article) }, { kind: "undo" });
-    else say("Taken back");
-    count(-1);
+    const unsent = outbox.cancel(last.entry);
+    if (unsent) say("Taken back");
+    else outbox.add(urls.undoUrl, { assignment: id(last.article) }, { kind: "undo" });
+    // A change that was not sent leaves the answer that was there; one that was sent takes that back as well.
+    if (!unsent || !last.article.dataset.revises) count(-1);
+    if (!unsent) delete last.article.dataset.revises;
     putInFront(last.article);
     return;
   }
@@ -448,6 +455,12 @@ function start() {
   const given = [stage.querySelector("article"), document.querySelector("#ahead").content.querySelector("article")];
   const fresh = given.filter((article) => article && !waiting.has(id(article)));
   ahead = fresh.slice(1);
+  const again = document.querySelector("#again");
+  if (again) {
+    const { assignment, draft } = JSON.parse(again.textContent);
+    if (drafts.isEmpty(assignment)) drafts.change(assignment, draft);
+    say("You answered this before. Answer again to change it.");
+  }
   show(fresh[0] ?? null);
   outbox.flush().then(fill);
   setInterval(renew, (Number(urls.leaseSeconds) * 1000) / 3);

@@ -1,0 +1,95 @@
+"""An annotator's own answers: found again, and changed."""
+
+from datetime import timedelta
+from statistics import median
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_GET
+
+from labeling.access import ANNOTATING, access_project, membership
+from labeling.agreement import with_others
+from labeling.answers import ALL_BAD, ALL_GOOD, PREFERRED
+from labeling.models import Judgment, Project, User
+from labeling.views.label import LETTERS, progress
+
+PER_PAGE = 25
+STRENGTHS = {1: "slightly better", 2: "better", 3: "much better", None: "better"}
+RECENT = timedelta(days=30)
+MOST_TIMES = 1_000  # of the newest answers, whose median is told
+
+
+@require_GET
+@login_required
+def mine(request: HttpRequest, slug: str) -> HttpResponse:
+    """The person's standing answers, newest first; `q` looks for words in prompts, answers and reasons."""
+    project = access_project(request.user, slug, *ANNOTATING)
+    words = request.GET.get("q", "").strip()
+    page = Paginator(found(request.user, project, words), PER_PAGE).get_page(request.GET.get("page"))
+    context = {
+        "project": project,
+        "role": membership(request.user, project).role,
+        "words": words,
+        "page": page,
+        "answers": [in_words(judgment) for judgment in page],
+        "progress": progress(request.user, project),
+        "seconds": usual_seconds(request.user, project),
+        "agreement": with_others(request.user, project),
+    }
+    return render(request, "labeling/mine.html", context)
+
+
+def standing(user: User, project: Project) -> QuerySet[Judgment]:
+    return Judgment.objects.current().filter(annotator=user, comparison__project=project)
+
+
+def found(user: User, project: Project, words: str) -> QuerySet[Judgment]:
+    """A person's answers in which the words occur, whatever their case."""
+    answers = standing(user, project).select_related("assignment", "comparison__prompt").order_by("-id")
+    if words:
+        candidate = Q(comparison__candidates__completion__text__icontains=words)
+        prompt = Q(comparison__prompt__messages__icontains=words)
+        answers = answers.filter(candidate | prompt | Q(reason__icontains=words)).distinct()
+    return answers
+
+
+def in_words(judgment: Judgment) -> dict[str, Any]:
+    return {
+        "assignment": judgment.assignment_id,
+        "prompt": judgment.comparison.prompt.text,
+        "said": verdict_in_words(judgment),
+        "reason": judgment.reason,
+        "tags": judgment.reason_tags,
+        "at": judgment.created_at,
+        "revised": judgment.revision > 1,
+    }
+
+
+def verdict_in_words(judgment: Judgment) -> str:
+    """The answer in the letters under which the person saw the candidates."""
+    sides = judgment.assignment.sides
+    if judgment.verdict == PREFERRED and len(sides) == 2:
+        return f"{_letters(judgment, 0)} {STRENGTHS[judgment.strength]}"
+    if judgment.verdict == PREFERRED:
+        return " > ".join(_letters(judgment, place) for place in range(len(judgment.ranking)))
+    every = "Both" if len(sides) == 2 else "All"
+    return {ALL_BAD: f"{every} bad", ALL_GOOD: f"{every} good"}.get(judgment.verdict, "Tie")
+
+
+def _letters(judgment: Judgment, place: int) -> str:
+    sides = judgment.assignment.sides
+    return " = ".join(sorted(LETTERS[sides.index(position)] for position in judgment.ranking[place]))
+
+
+def usual_seconds(user: User, project: Project) -> float | None:
+    """The median time of the person's newest answers of the last month; None where none was taken."""
+    timed = standing(user, project).filter(
+        seconds_spent__isnull=False, created_at__gte=timezone.now() - RECENT
+    )
+    seconds = list(timed.order_by("-id").values_list("seconds_spent", flat=True)[:MOST_TIMES])
+    return median(seconds) if seconds else None

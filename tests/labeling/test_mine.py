@@ -1,0 +1,89 @@
+"""Own answers in words, and how far people agree."""
+
+import uuid
+
+import pytest
+
+from labeling.agreement import with_others
+from labeling.assignment import next_for
+from labeling.judging import record
+from labeling.models import Judgment
+from labeling.views.mine import verdict_in_words
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project(project):
+    project.all_good = project.partial_rankings = True
+    project.save()
+    return project
+
+
+def by_letters(assignment, *groups):
+    return [[assignment.sides["ABCD".index(letter)] for letter in group] for group in groups]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "verdict", "groups", "strength", "words"),
+    [
+        (2, "preferred", ("B", "A"), 3, "B much better"),
+        (2, "preferred", ("A", "B"), 1, "A slightly better"),
+        (2, "tie", (), None, "Tie"),
+        (2, "all_bad", (), None, "Both bad"),
+        (2, "all_good", (), None, "Both good"),
+        (4, "preferred", ("C", "AD", "B"), None, "C > A = D > B"),
+        (4, "preferred", ("D", "B"), None, "D > B"),
+        (4, "all_bad", (), None, "All bad"),
+    ],
+)
+def test_an_answer_is_told_by_the_letters_it_was_given_to(
+    project, bob, make_comparison, candidates, verdict, groups, strength, words
+):
+    make_comparison(candidates=candidates)
+    assignment = next_for(bob, project)
+    said = {"ranking": by_letters(assignment, *groups), "strength": strength} if groups else {}
+    record(assignment, verdict, uuid.uuid4(), **said)
+    assert verdict_in_words(Judgment.objects.select_related("assignment").get()) == words
+
+
+def test_agreement_counts_each_other_person_on_each_comparison(project, bob, make_annotator, make_comparison):
+    others = [make_annotator() for _ in range(2)]
+    # By positions: what Bob says, and what the others do.
+    said = [([0, 1], [0, 1], [0, 1]), ([0, 1], [1, 0], None), (None, None, [1, 0]), ([1, 0], None, None)]
+    for answers in said:
+        make_comparison(overlap=3)
+        for person, ranking in zip([bob, *others], answers, strict=True):
+            how = {"ranking": [[place] for place in ranking], "strength": 1} if ranking else {}
+            record(next_for(person, project), "preferred" if ranking else "tie", uuid.uuid4(), **how)
+    assert with_others(bob, project) == (3, 8)
+    assert with_others(bob, project).share == 3 / 8
+    assert with_others(make_annotator(), project) == (0, 0)
+
+
+def test_the_page_takes_few_queries_however_many_answers(
+    client, project, bob, make_comparison, answer, django_assert_max_num_queries
+):
+    for _ in range(30):
+        make_comparison()
+        answer(bob)
+    client.force_login(bob)
+    with django_assert_max_num_queries(14):
+        page = client.get(f"/p/{project.slug}/mine/").content.decode()
+    assert page.count("Look again") == 25
+    assert client.get(f"/p/{project.slug}/mine/?page=2").content.decode().count("Look again") == 5
+    assert client.get(f"/p/{project.slug}/mine/?page=x").status_code == 200
+
+
+@pytest.mark.parametrize("again", ["0", "-1", "x", "9" * 30, "1;drop", ""])
+def test_an_answer_that_is_not_ones_own_is_not_found(client, project, bob, again):
+    client.force_login(bob)
+    assert client.get(f"/p/{project.slug}/label/", {"again": again}).status_code == 404
+
+
+def test_anothers_answer_is_not_found(client, project, bob, alice, comparison, answer):
+    judgment = answer(bob)
+    client.force_login(alice)
+    assert client.get(f"/p/{project.slug}/label/", {"again": judgment.assignment_id}).status_code == 404
+    client.force_login(bob)
+    assert client.get(f"/p/{project.slug}/label/", {"again": judgment.assignment_id}).status_code == 200
