@@ -34,8 +34,11 @@ def stream_preferences(project: Project, after: int = 0, **filters: Any) -> Iter
     return _lines(read_rows(project, rows, "dataset_version"))
 
 
-def stream_demonstrations(project: Project) -> Iterator[bytes]:
-    """Return the better answers that stand, as JSON lines for supervised fine-tuning, ordered by id."""
+def stream_demonstrations(project: Project, split: str = "") -> Iterator[bytes]:
+    """Return the better answers that stand, as JSON lines for supervised fine-tuning, ordered by id.
+
+    split: train or eval; none is both.
+    """
     pseudonyms = _pseudonyms(project)
     columns = {
         "id": "id",
@@ -51,6 +54,8 @@ def stream_demonstrations(project: Project) -> Iterator[bytes]:
         "judgment": "judgment_id",
     }
     edits = Edit.objects.current().filter(judgment__comparison__project=project).order_by("id")
+    if split:
+        edits = edits.filter(judgment__comparison__prompt__split=split)
     with transaction.atomic():
         for value in edits.values_list(*columns.values()).iterator(chunk_size=ROWS_AT_A_TIME):
             row = dict(zip(columns, value, strict=True))

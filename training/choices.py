@@ -11,7 +11,8 @@ from typing import Any
 from django.core.files.uploadedfile import UploadedFile
 
 from config import storage
-from labeling.models import DatasetVersion, Project, User
+from labeling.exports import stream_demonstrations
+from labeling.models import DatasetVersion, Edit, Project, User
 from training import candidates, runs
 from training.engine.config import FILE_FIELDS, METHODS, MODEL_FIELDS
 from training.models import LoopSettings, ModelVersion, Run
@@ -20,7 +21,7 @@ MOST_PROMPTS = 20_000
 # Set by what is chosen.
 NOT_SETTINGS = {*MODEL_FIELDS, *FILE_FIELDS, "replay_share"}
 CHOICES = {
-    "sft": ("model", "demonstrations"),
+    "sft": ("model", "better_answers", "demonstrations"),
     "reward": ("model", "dataset"),
     "ppo": ("model", "reference_model", "reward_model", "held_out_reward_model", "prompts"),
     "grpo": ("model", "reference_model", "reward_model", "held_out_reward_model", "prompts"),
@@ -31,6 +32,8 @@ CHOICES = {
     "evaluate": ("model", "baseline_model", "reward_model", "second_judge_model", "prompts"),
 }
 OPTIONAL = {
+    ("sft", "better_answers"),  # one of the two, or both
+    ("sft", "demonstrations"),
     ("evaluate", "reward_model"),
     ("evaluate", "second_judge_model"),
     ("ppo", "reference_model"),
@@ -77,6 +80,8 @@ def start_run(
     for name in CHOICES[method]:
         if not chosen.get(name) and (method, name) not in OPTIONAL:
             raise runs.RunRefused(f"{name}: must be given")
+    if method == "sft" and not chosen.get("demonstrations") and not chosen.get("better_answers"):
+        raise runs.RunRefused("demonstrations: give a file, or take the better answers that people wrote")
     return runs.start(
         project,
         method,
@@ -106,16 +111,34 @@ def _paths(project: Project, chosen: Mapping[str, Any]) -> dict[str, str]:
         paths["prompts"] = prompts_file(project, split)
     if run := chosen.get("completions_of"):
         paths["completions"] = str(run.path / "completions.jsonl")
-    if upload := chosen.get("demonstrations"):
-        paths["train_data"] = store_upload(upload)
+    if chosen.get("demonstrations") or chosen.get("better_answers"):
+        paths["train_data"] = demonstrations_file(
+            project, chosen.get("demonstrations"), bool(chosen.get("better_answers"))
+        )
     return paths
 
 
-def store_upload(upload: UploadedFile) -> str:
-    """Keep what was uploaded under its hash. Returns the file's path."""
+def better_answers(project: Project) -> Any:
+    """Those that stand and may be learned from: held-out prompts are for measuring."""
+    return Edit.objects.current().filter(
+        judgment__comparison__project=project, judgment__comparison__prompt__split="train"
+    )
+
+
+def demonstrations_file(project: Project, upload: UploadedFile | None, with_better_answers: bool) -> str:
+    """Keep what was uploaded, and after it the better answers as they stand now, as one file under its hash.
+
+    Returns its path. Raises RunRefused where better answers are wanted and there are none.
+    """
+    if with_better_answers and not better_answers(project).exists():
+        raise runs.RunRefused("better_answers: nobody has written one to a training prompt yet")
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
-        for chunk in upload.chunks():
+        for chunk in upload.chunks() if upload else ():
             file.write(chunk)
+        if with_better_answers:
+            if file.tell():
+                file.write(b"\n")  # an uploaded file may end without one; the engine passes over empty lines
+            file.writelines(stream_demonstrations(project, split="train"))
         file.flush()
         return str(storage.local_path(storage.put_file(Path(file.name), "demonstrations")))
 

@@ -45,7 +45,11 @@ CHOICE_WORDS = {
         "Held-out prompts are for measuring: what was trained on them cannot be measured any more.",
     ),
     "completions_of": ("Completions of", "A finished run that sampled."),
-    "demonstrations": ("Demonstrations", "JSON Lines with prompt and completion."),
+    "better_answers": ("Better answers that annotators wrote", ""),
+    "demonstrations": (
+        "Demonstrations",
+        "A file of JSON Lines with prompt and completion; or the above alone.",
+    ),
 }
 
 
@@ -103,6 +107,10 @@ def choice_field(project: Project, method: str, name: str, initial: Any) -> form
         return forms.ChoiceField(choices=[(key, words) for key, words in choices.SPLITS.items()], **common)
     if name == "demonstrations":
         return DemonstrationsField(**common)
+    if name == "better_answers":
+        written = choices.better_answers(project).count()
+        words = f"{written} to training prompts stand now." if written else "Nobody has written one yet."
+        return forms.BooleanField(**common | {"help_text": words, "disabled": not written})
     if name == "dataset":
         rows = DatasetVersion.objects.filter(project=project).order_by("-number")
     elif name == "completions_of":

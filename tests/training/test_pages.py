@@ -1,5 +1,6 @@
 import json
 import re
+import uuid
 from datetime import timedelta
 from pathlib import Path
 
@@ -318,6 +319,48 @@ def test_sft_takes_an_uploaded_file_of_demonstrations(manager, loop_settings):
     assert response.status_code == 302, response.content.decode()
     run = Run.objects.get()
     assert Path(run.config["train_data"]).read_bytes() == content
+
+
+@pytest.fixture
+def better_answers(project, bob):
+    """Bob has answered comparisons of both splits and bettered an answer in each."""
+    from labeling.answers import Better
+    from labeling.assignment import next_for
+    from labeling.judging import record
+    from labeling.models import Completion, Prompt
+    from labeling.selection import create_comparison
+
+    for number in range(12):
+        prompt = Prompt.objects.add(project, f"Question {number}?")
+        create_comparison(project, prompt, [Completion.objects.add(prompt, t, t) for t in ("long", "short")])
+        better = Better(0, f"Better {number}.")
+        record(next_for(bob, project), "tie", uuid.uuid4(), edit=better)
+    return {f"Better {number}." for number in range(12)}
+
+
+def test_sft_learns_from_the_better_answers_to_training_prompts(manager, loop_settings, better_answers):
+    from django.core.files.uploadedfile import SimpleUploadedFile
+
+    from labeling.models import Prompt
+    from training.engine.records import DemonstrationRecord, read_records
+
+    values = form_values(page(manager, "run-new", "sft")) | {"choose_better_answers": "on"}
+    values["choose_demonstrations"] = SimpleUploadedFile("own.jsonl", b'{"prompt": "a", "completion": "b"}')
+    assert manager.post("/p/support/runs/new/sft/", values).status_code == 302
+    rows = read_records(Run.objects.get().config["train_data"], DemonstrationRecord)
+    assert (rows[0].text, rows[0].completion) == ("a", "b")
+    learned = {row.completion for row in rows[1:]}
+    assert 0 < len(learned) < len(better_answers) and learned < better_answers
+    held_out = {prompt.text for prompt in Prompt.objects.filter(split="eval")}
+    assert held_out and not held_out & {row.text for row in rows}
+
+
+def test_sft_needs_a_file_or_better_answers(manager, loop_settings):
+    html = page(manager, "run-new", "sft")
+    assert "Nobody has written one yet." in html
+    response = manager.post("/p/support/runs/new/sft/", form_values(html))
+    assert "give a file, or take the better answers" in response.content.decode()
+    assert not Run.objects.exists()
 
 
 def test_every_setting_of_the_engine_is_in_the_form_with_its_meaning(manager, loop_settings):

@@ -35,6 +35,9 @@ class NewRunSerializer(Strict):
     second_judge_model = serializers.CharField(required=False, help_text="Another judge for `evaluate`.")
     dataset = serializers.IntegerField(required=False, min_value=1, max_value=2**31 - 1)
     prompts = serializers.ChoiceField(required=False, choices=list(choices.SPLITS.items()))
+    better_answers = serializers.BooleanField(
+        required=False, help_text="Whether `sft` learns from what annotators wrote to training prompts."
+    )
     completions_of = serializers.IntegerField(
         required=False, min_value=1, max_value=MAX_ID, help_text="A run that sampled."
     )

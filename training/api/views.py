@@ -111,7 +111,7 @@ def found(project: Project, method: str, said: dict[str, Any]) -> dict[str, Any]
             row = DatasetVersion.objects.filter(project=project, number=value).first()
         elif name == "completions_of":
             row = choices.sampled_runs(project).filter(pk=value).first()
-        elif name == "prompts":
+        elif name in ("prompts", "better_answers"):
             row = value
         else:
             row = choices.versions(project, method, name).filter(name=value).first()
