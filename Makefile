@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo install test lint lock rehearse screenshots chromium bench bench-quick
+.PHONY: demo install test lint lock rehearse screenshots chromium bench bench-quick bench-page
 
 demo: install
 	@exec $(BIN)/python manage.py up --demo
@@ -46,6 +46,10 @@ bench: install .venv-bench/.installed
 
 bench-quick: install .venv-bench/.installed
 	$(BIN)/python -m benchmarks --quick
+
+# The annotator's page in Chromium; beside Label Studio's where .venv-label-studio has it.
+bench-page: install chromium
+	@$(BIN)/python -m benchmarks.page
 
 BENCH_EXTRA = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])'
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gold, peer, report
+from benchmarks import gold, page, peer, report
 from benchmarks.jobs import ADAM, SETTINGS, SIZES, repeated
 from benchmarks.meter import Meter
 
@@ -200,6 +200,20 @@ def test_memory_is_counted_from_where_the_meter_was_made():
     meter.stop()
     assert len(during) == 60_000_000
     assert 55e6 < meter.figures()["peak_bytes"] < 65e6
+
+
+def test_the_page_is_timed_by_its_median_and_its_slow_twentieth():
+    found = page.timings([10.0] * 19 + [200.0])
+    assert found["answered"] == 20 and found["key_to_next_ms"]["median"] == 10.0
+    assert found["key_to_next_ms"]["p95"] > 100
+    with pytest.raises(SystemExit, match="no comparison followed"):
+        page.timings([])
+
+
+def test_the_pages_comparisons_are_the_same_each_time_and_never_equal():
+    assert page.comparisons(5) == page.comparisons(5)
+    texts = [[one["text"] for one in row["completions"]] for row in page.comparisons(20)]
+    assert all(left != right and 29 < len(left.split()) < 300 for left, right in texts)
 
 
 def test_rows_are_taken_round_and_round():
