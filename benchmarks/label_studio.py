@@ -35,7 +35,7 @@ CONFIG = """<View>
   </View>
 </View>"""
 SIDES = ("left", "right")
-CHANGED = "() => document.querySelector('[class*=htx-richtext], .lsf-richtext__container, .lsf-object')?.innerText ?? ''"
+CHANGED = "() => document.querySelector('[class*=htx-richtext], .lsf-richtext__container, .lsf-object')?.textContent ?? ''"
 
 
 @contextmanager

@@ -24,18 +24,16 @@ def with_others(person: User, project: Project) -> Agreement:
     """The person's newest answers, each beside every other person's standing answer to the same comparison."""
     own = Judgment.objects.current().filter(annotator=person, comparison__project=project)
     mine = dict(own.order_by("-id").values_list("comparison", "id")[:MOST_ANSWERS])
-    said: dict[int, dict[int, frozenset[int] | None]] = defaultdict(dict)
+    # The candidates on the highest level of an answer, or its verdict where all are on one.
+    said: dict[int, dict[int, frozenset[int] | str]] = defaultdict(dict)
     judgments = Judgment.objects.current().filter(comparison__in=mine)
-    for comparison, annotator, ranking in judgments.values_list("comparison", "annotator", "ranking"):
-        said[comparison][annotator] = best(ranking)
+    for comparison, annotator, verdict, ranking in judgments.values_list(
+        "comparison", "annotator", "verdict", "ranking"
+    ):
+        said[comparison][annotator] = frozenset(ranking[0]) if ranking else verdict
     same = of = 0
     for answers in said.values():
         own_best = answers.pop(person.pk)
         same += sum(other == own_best for other in answers.values())
         of += len(answers)
     return Agreement(same, of)
-
-
-def best(ranking: list[list[int]] | None) -> frozenset[int] | None:
-    """The candidates on the highest level of an answer; None where all are on one."""
-    return frozenset(ranking[0]) if ranking else None

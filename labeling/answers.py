@@ -184,7 +184,7 @@ def check_edit(project: Project, candidates: int, edit: Better | None) -> Better
         raise ValidationError({"edit": "is empty"})
     if len(edit.text) > MAX_EDIT_LENGTH:
         raise ValidationError({"edit": f"may have at most {MAX_EDIT_LENGTH} characters"})
-    return Better(edit.position, edit.text.strip())
+    return Better(edit.position, edit.text.replace("\r\n", "\n").strip())
 
 
 # Preferences

@@ -67,8 +67,9 @@ def stream_demonstrations(project: Project, split: str = "") -> Iterator[bytes]:
 def read_rows(project: Project, preferences: PreferenceQuerySet, *more: str) -> Iterator[Row]:
     """Read preferences through a server-side cursor, as rows that all have the same keys and types.
 
-    What is not known is "" or 0 rather than null, since loaders guess a column's type from its first rows.
-    Annotators appear under their pseudonyms. more: annotations to add to each row.
+    What is not known is "" or 0 rather than null, since loaders guess a column's type from its first rows; but
+    `criteria` holds null where there is no rating, since 0 would be the worst of them, and the names of criteria that
+    were dropped since only in the rows that have them. Annotators appear under their pseudonyms. more: annotations to add to each row.
     """
     pseudonyms = _pseudonyms(project)
     columns = {

@@ -18,7 +18,7 @@ from django.core.exceptions import ValidationError
 from django.db import connection, transaction
 from django.utils import timezone
 
-from labeling.answers import ALL_BAD, PREFERRED, TIE, build_preferences
+from labeling.answers import ALL_BAD, ALL_GOOD, PREFERRED, TIE, build_preferences
 from labeling.models import (
     Assignment,
     Candidate,
@@ -91,7 +91,7 @@ def import_comparisons(file: Path | str | BinaryIO, project: Project, skip_bad: 
     """Import comparisons, judged or still to be judged. Raises ImportRefused.
 
     A line is one of {prompt, chosen, rejected, strength?, chosen_author?, rejected_author?},
-    {prompt, response_a, response_b, preferred?: a, b, tie or both_bad, model_a?, model_b?} and
+    {prompt, response_a, response_b, preferred?: a, b, tie, both_bad or both_good, model_a?, model_b?} and
     {prompt, completions: [{text, author}, ...], overlap?, priority?}. Judgments that came with the data
     are those of the project's imported member; what carries none is put before the annotators.
     """
@@ -294,8 +294,10 @@ def _parse_chosen(prompt: Prompt, row: dict[str, Any]) -> Draft:
         _completion(prompt, row, "chosen", "chosen_author"),
         _completion(prompt, row, "rejected", "rejected_author"),
     ]
-    tie, both_bad = (_clean_flag(row, name) for name in ("tie", "both_bad"))
-    verdict = ALL_BAD if both_bad else TIE if tie else PREFERRED
+    tie, both_bad, both_good = (_clean_flag(row, name) for name in ("tie", "both_bad", "both_good"))
+    if both_bad and both_good:
+        raise ValidationError({"both_good": "cannot be said of what is both_bad"})
+    verdict = ALL_BAD if both_bad else ALL_GOOD if both_good else TIE if tie else PREFERRED
     if tie:
         return Draft(prompt, completions, verdict)
     strength = _clean_number(row, "strength", 1, 3)
@@ -310,10 +312,11 @@ def _parse_a_and_b(prompt: Prompt, row: dict[str, Any]) -> Draft:
     preferred = row.get("preferred")
     if preferred is None:
         return Draft(prompt, completions)
-    if preferred not in ("a", "b", "tie", "both_bad"):
-        raise ValidationError({"preferred": "must be a, b, tie or both_bad"})
-    if preferred in ("tie", "both_bad"):
-        return Draft(prompt, completions, TIE if preferred == "tie" else ALL_BAD)
+    level = {"tie": TIE, "both_bad": ALL_BAD, "both_good": ALL_GOOD}
+    if preferred not in ("a", "b", *level):
+        raise ValidationError({"preferred": "must be a, b, tie, both_bad or both_good"})
+    if preferred in level:
+        return Draft(prompt, completions, level[preferred])
     ranking = [[0], [1]] if preferred == "a" else [[1], [0]]
     return Draft(prompt, completions, PREFERRED, ranking, _clean_number(row, "strength", 1, 3))
 

@@ -32,7 +32,6 @@ from labeling.models import (
     Project,
     User,
 )
-from labeling.selection import same_text
 
 
 def record(
@@ -94,9 +93,14 @@ def withdraw(judgment: Judgment) -> Assignment:
 
 def undo_last(annotator: User, project: Project) -> Assignment | None:
     """Take back the person's latest standing answer in the project; None if there is none."""
-    last = Judgment.objects.current().filter(annotator=annotator, comparison__project=project)
-    judgment = last.select_related("assignment__comparison__project").order_by("-id").first()
+    judgment = latest(annotator, project)
     return withdraw(judgment) if judgment else None
+
+
+def latest(annotator: User, project: Project) -> Judgment | None:
+    """The person's latest standing answer in the project."""
+    own = Judgment.objects.current().filter(annotator=annotator, comparison__project=project)
+    return own.select_related("assignment__comparison__project").order_by("-id").first()
 
 
 def clean_key(client_key: uuid.UUID | str) -> uuid.UUID:
@@ -220,7 +224,7 @@ def _write_edit(judgment: Judgment, original_id: int, text: str) -> Preference:
     """Keep a better answer; returns the preference for it, not yet saved."""
     comparison = judgment.comparison
     prompt, original = comparison.prompt, Completion.objects.get(pk=original_id)
-    if same_text(original.text) == same_text(text):
+    if original.text.replace("\r\n", "\n").strip() == text:
         raise ValidationError({"edit": "says the same as the answer that it starts from"})
     writer = Membership.objects.get(project=comparison.project, user=judgment.annotator_id)
     better = Completion.objects.add(prompt, text, writer.pseudonym)

@@ -24,6 +24,7 @@ def create_project(name: str, manager: User, slug: str = "", **settings: object)
 @transaction.atomic
 def save_guidelines(project: Project, text: str, by: User | None) -> None:
     """Let these words hold from now on, as the project's next version; the same words again change nothing."""
+    text = text.replace("\r\n", "\n").strip()  # browsers send other line ends than files have
     held = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
     if text != held.guidelines:
         held.guidelines, held.guidelines_number = text, held.guidelines_number + 1

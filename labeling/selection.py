@@ -55,7 +55,7 @@ def same_text(text: str) -> str:
     Put aside are spacing, case, characters that cannot be seen, ways to write one character, the shape of quotes and
     dashes, and how the last sentence ends. Other signs stay: in code and formulas they are all that differs.
     """
-    text = unicodedata.normalize("NFKC", text).translate(ONE_SHAPE)
+    text = unicodedata.normalize("NFC", text).translate(ONE_SHAPE)
     seen = "".join(character for character in text if unicodedata.category(character) != "Cf")
     return " ".join(seen.split()).casefold().rstrip(" .!")
 

@@ -137,7 +137,8 @@ def _partners(run: Run, prompts: Iterable[int]) -> dict[int, list[Completion]]:
     order = [settings.first_policy.name] if settings else []
     order += [run.input_model.name, author_of(run)]
     found: dict[int, list[Completion]] = {prompt: [] for prompt in prompts}
-    for completion in Completion.objects.filter(prompt__in=found).order_by("id"):
+    # What an annotator wrote as a better answer is not put before others; it may have been taken back.
+    for completion in Completion.objects.filter(prompt__in=found, edit_of=None).order_by("id"):
         if completion.text.strip():
             found[completion.prompt_id].append(completion)
     for completions in found.values():

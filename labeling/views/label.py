@@ -94,6 +94,7 @@ def asks(project: Project) -> dict[str, Any]:
     """What the page's script has to know of what the project asks for; the template shows the rest."""
     return {
         "partial": project.partial_rankings,
+        "ties": project.ties,
         "reasonRequired": project.reason_required,
         "tags": project.reason_tags,
     }
@@ -229,13 +230,15 @@ def undo(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]
     if "assignment" in values:
         (pk,) = ids([values["assignment"]])
         assignment = access_assignment(user, pk)
-        if judgment := assignment.judgments.current().first():
-            assignment = judging.withdraw(judgment)
+        judgment = assignment.judgments.current().first()
     else:
-        assignment = judging.undo_last(user, project)
-        if assignment is None:
+        judgment = judging.latest(user, project)
+        if judgment is None:
             raise handing.Conflict("There is no answer of yours to take back.")
-    return {"assignment": assignment.pk, "html": fragment(assignment)}
+    if judgment:
+        assignment = judging.withdraw(judgment)
+    said = said_before(judgment) if judgment else {"draft": {}}
+    return {"assignment": assignment.pk, "html": fragment(assignment), "draft": said["draft"]}
 
 
 @desk_post

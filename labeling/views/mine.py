@@ -1,12 +1,13 @@
 """An annotator's own answers: found again, and changed."""
 
+import json
 from datetime import timedelta
 from statistics import median
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.db.models import Q, QuerySet
+from django.db.models import BooleanField, Exists, F, Func, OuterRef, Q, QuerySet, Value
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -15,7 +16,7 @@ from django.views.decorators.http import require_GET
 from labeling.access import ANNOTATING, access_project, membership
 from labeling.agreement import with_others
 from labeling.answers import ALL_BAD, ALL_GOOD, PREFERRED
-from labeling.models import Judgment, Project, User
+from labeling.models import Candidate, Judgment, Project, User
 from labeling.views.label import LETTERS, progress
 
 PER_PAGE = 25
@@ -24,12 +25,25 @@ RECENT = timedelta(days=30)
 MOST_TIMES = 1_000  # of the newest answers, whose median is told
 
 
+class Says(Func):
+    """Whether a message of the judgment's prompt holds the words, whatever their case; not the JSON around them."""
+
+    function = "jsonb_path_exists"
+    template = "%(function)s(%(expressions)s::jsonpath)"
+    output_field = BooleanField()
+
+    def __init__(self, words: str) -> None:
+        # Flag q: taken letter by letter.
+        path = f'$[*].content ? (@ like_regex {json.dumps(words, ensure_ascii=False)} flag "qi")'
+        super().__init__(F("comparison__prompt__messages"), Value(path))
+
+
 @require_GET
 @login_required
 def mine(request: HttpRequest, slug: str) -> HttpResponse:
     """The person's standing answers, newest first; `q` looks for words in prompts, answers and reasons."""
     project = access_project(request.user, slug, *ANNOTATING)
-    words = request.GET.get("q", "").strip()
+    words = request.GET.get("q", "").replace("\x00", "").strip()
     page = Paginator(found(request.user, project, words), PER_PAGE).get_page(request.GET.get("page"))
     context = {
         "project": project,
@@ -52,9 +66,10 @@ def found(user: User, project: Project, words: str) -> QuerySet[Judgment]:
     """A person's answers in which the words occur, whatever their case."""
     answers = standing(user, project).select_related("assignment", "comparison__prompt").order_by("-id")
     if words:
-        candidate = Q(comparison__candidates__completion__text__icontains=words)
-        prompt = Q(comparison__prompt__messages__icontains=words)
-        answers = answers.filter(candidate | prompt | Q(reason__icontains=words)).distinct()
+        candidate = Candidate.objects.filter(
+            comparison=OuterRef("comparison"), completion__text__icontains=words
+        )
+        answers = answers.filter(Exists(candidate) | Q(Says(words)) | Q(reason__icontains=words))
     return answers
 
 

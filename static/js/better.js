@@ -33,7 +33,7 @@ export class Better {
     const outcome = await post(url, { assignment });
     if (!outcome.done || !still()) return outcome;
     this.assignment = assignment;
-    this.written = outcome.reply.texts;
+    this.written = outcome.reply.texts.map((text) => text.replace(/\r\n?/g, "\n")); // as a text field has them
     const draft = this.drafts.read(assignment).edit;
     const side = draft?.side ?? seenSide(article);
     const letters = [...article.querySelectorAll(".answer .badge")].map((badge) => badge.textContent);

@@ -21,7 +21,7 @@ const HISTORY = 20;
 
 let current = null; // the article on screen
 let ahead = []; // articles that come next
-let history = []; // what was answered in this page, newest last: {article, entry}
+let history = []; // what was answered in this page, newest last: {article, entry, draft}
 let filling = false;
 let ranking = null; // of the comparison on screen, where it has three or more answers
 let unsaid = null; // an answer that waits for its reason
@@ -36,16 +36,18 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
     if (entry.about.kind === "undo") say("Taken back");
     if (entry.about.kind === "skip") say("Skipped");
     if (entry.about.kind === "flag") say("Reported to a manager");
-    forget(entry.body.assignment);
+    if (entry.about.kind !== "undo") forget(entry.body.assignment);
   },
   refused: (entry, message, status) => {
-    say(message || "The server refused the last answer. Load the page again.", "harm");
+    // What the project asks for may have changed since this page was loaded.
+    if (status === 400) sayWithLink(`${message} If the page does not ask for it,`, location.pathname, "load it again", "harm");
+    else say(message || "The server refused the last answer. Load the page again.", "harm");
     if (entry.about.kind === "answer") {
       if (!entry.body.revises) count(-1);
       // It did not fit what the project asks for by now: back to the person, with all that was said beside it.
       const given = history.find((one) => id(one.article) === entry.body.assignment);
       history = history.filter((one) => one !== given);
-      if (given && status === 400) putInFront(given.article);
+      if (given && status === 400) putInFront(given.article, given.draft);
     }
     if (entry.about.kind === "undo") {
       count(1);
@@ -72,6 +74,8 @@ function parse(html) {
 }
 
 function show(article) {
+  // What was open belongs to another comparison; what was typed there is kept already.
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   const hadFocus = stage.contains(document.activeElement) && document.activeElement !== stage;
   current = article;
   stage.replaceChildren(...(article ? [article] : []));
@@ -80,7 +84,7 @@ function show(article) {
   shownAt = performance.now();
   hiddenMs = 0;
   if (article) {
-    if (Number(article.dataset.candidates) > 2) ranking = new Ranking(article, asks.partial);
+    if (Number(article.dataset.candidates) > 2) ranking = new Ranking(article, asks);
     for (const group of document.querySelectorAll(".verdicts")) {
       group.hidden = (group.dataset.kind === "ranking") !== Boolean(ranking);
     }
@@ -114,14 +118,15 @@ function say(words, tone = "") {
   if (status.textContent !== words) status.textContent = words;
 }
 
-function sayWithLogin(words) {
+function sayWithLink(words, href, text, tone) {
   // Every retry says it again: the link stays the same one, so that it can be clicked and keeps the focus.
-  if (status.textContent === `${words} Sign in again`) return;
-  say(`${words} `, "needs");
-  const link = document.createElement("a");
-  link.href = urls.loginUrl;
-  link.textContent = "Sign in again";
-  status.append(link);
+  if (status.textContent === `${words} ${text}`) return;
+  say(`${words} `, tone);
+  status.append(Object.assign(document.createElement("a"), { href, textContent: text }));
+}
+
+function sayWithLogin(words) {
+  sayWithLink(words, urls.loginUrl, "Sign in again", "needs");
 }
 
 function count(by) {
@@ -180,7 +185,7 @@ async function renew() {
 function answer(said) {
   if (!current || lacks(said)) return;
   const article = current;
-  const draft = drafts.read(id(article));
+  const draft = draftOf(article);
   const ratings = ratingsOf(article);
   const body = {
     assignment: id(article),
@@ -195,7 +200,7 @@ function answer(said) {
   };
   say("Saving");
   const entry = outbox.add(urls.answerUrl, body, { kind: "answer" });
-  remember({ article, entry });
+  remember({ article, entry, draft: { ...draft, ratings } });
   if (!article.dataset.revises) count(1);
   advance();
   outbox.flush().then(fill);
@@ -211,7 +216,7 @@ function lacks(said) {
     focusOn(unrated);
     return true;
   }
-  const { reason, tags } = drafts.read(id(current));
+  const { reason, tags } = draftOf(current);
   if (!asks.reasonRequired || reason || tags.length) return false;
   actions.why();
   unsaid = said;
@@ -240,7 +245,7 @@ async function undo() {
     // A change that was not sent leaves the answer that was there; one that was sent takes that back as well.
     if (!unsent || !last.article.dataset.revises) count(-1);
     if (!unsent) delete last.article.dataset.revises;
-    putInFront(last.article);
+    putInFront(last.article, last.draft);
     return;
   }
   await outbox.flush();
@@ -251,12 +256,14 @@ async function undo() {
   else {
     count(-1);
     say("Taken back");
-    putInFront(parse(reply.html));
+    putInFront(parse(reply.html), reply.draft);
   }
 }
 
-function putInFront(article) {
-  if (current) ahead.unshift(current);
+// Before what is on screen, with all that was said beside it; it may stand there or ahead already.
+function putInFront(article, draft) {
+  if (drafts.isEmpty(id(article))) drafts.change(id(article), draft);
+  ahead = [...(current ? [current] : []), ...ahead].filter((one) => id(one) !== id(article));
   show(article);
 }
 
@@ -278,17 +285,24 @@ function closeReason() {
   const said = unsaid;
   unsaid = null;
   if (!said || !current) return;
-  const { reason, tags } = drafts.read(id(current));
+  const { reason, tags } = draftOf(current);
   if (reason || tags.length) answer(said);
   else say("This project asks for a reason with every answer", "needs");
 }
 
 function forget(assignment) {
-  if (!current || id(current) !== assignment) drafts.forget(assignment);
+  if (![current, ...ahead].some((article) => article && id(article) === assignment)) drafts.forget(assignment);
+}
+
+// What of a draft the project still takes.
+function draftOf(article) {
+  const draft = drafts.read(id(article));
+  const takesEdits = document.querySelector("#better") !== null;
+  return { ...draft, tags: draft.tags.filter((tag) => asks.tags.includes(tag)), edit: takesEdits ? draft.edit : null };
 }
 
 function drawDraft() {
-  const draft = current && drafts.read(id(current));
+  const draft = current && draftOf(current);
   document.querySelector("#why-text").value = draft?.reason ?? "";
   for (const box of tagBoxes()) box.checked = Boolean(draft?.tags.includes(box.value));
   const said = { why: draft?.reason || draft?.tags.length, better: draft?.edit };
@@ -298,7 +312,10 @@ function drawDraft() {
 }
 
 stage.addEventListener("change", (event) => {
-  if (event.target.closest(".rating")) drafts.change(id(current), { ratings: ratingsOf(current) });
+  if (!event.target.closest(".rating")) return;
+  drafts.change(id(current), { ratings: ratingsOf(current) });
+  // After a click the digits are the verdict's again; by key one goes on rating.
+  if (!event.target.matches(":focus-visible")) stage.focus({ preventScroll: true });
 });
 
 const better = new Better(drafts, (kept) => {
@@ -335,6 +352,10 @@ function toggleGuidelines() {
   else document.querySelector("nav [data-do=guidelines]").focus();
 }
 
+function openUnlessOff(name) {
+  if (!document.querySelector(`.extras [data-do=${name}]`).disabled) document.querySelector(`#${name}`).showModal();
+}
+
 const actions = {
   guidelines: toggleGuidelines,
   keys: () => document.querySelector("#keys").showModal(),
@@ -347,8 +368,8 @@ const actions = {
   },
   differences: () => say(toggleDifferences(current)),
   apart: toggleApart,
-  skip: () => current && document.querySelector("#skip").showModal(),
-  flag: () => current && document.querySelector("#flag").showModal(),
+  skip: () => openUnlessOff("skip"),
+  flag: () => openUnlessOff("flag"),
   undo: () => document.querySelector("[data-do=undo]").disabled || undo(),
   look: fill,
   send: () => ranking?.sendable && answer(ranking.verdict),
@@ -460,6 +481,7 @@ function start() {
     const { assignment, draft } = JSON.parse(again.textContent);
     if (drafts.isEmpty(assignment)) drafts.change(assignment, draft);
     say("You answered this before. Answer again to change it.");
+    window.history.replaceState(null, "", location.pathname); // a reload goes on with the work
   }
   show(fresh[0] ?? null);
   outbox.flush().then(fill);

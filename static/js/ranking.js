@@ -1,10 +1,10 @@
 // A ranking of three or more in the making: numbers in order of preference, "=" ties the next with the one before.
 
 export class Ranking {
-  // partial: whether answers may be left out.
-  constructor(article, partial) {
+  // asks: whether answers may be left out (partial), and whether all may be on one level (ties).
+  constructor(article, asks) {
     this.article = article;
-    this.partial = partial;
+    this.asks = asks;
     this.letters = [...article.querySelectorAll(".answer .badge")].map((badge) => badge.textContent);
     this.clear();
   }
@@ -42,7 +42,8 @@ export class Ranking {
 
   get sendable() {
     const named = this.order.flat().length;
-    return named === this.letters.length || (this.partial && named > 1 && this.order.length > 1);
+    if (this.order.length < 2 && !this.asks.ties) return false;
+    return named === this.letters.length || (this.asks.partial && named > 1 && this.order.length > 1);
   }
 
   get verdict() {

@@ -70,6 +70,31 @@ def test_a_change_taken_back_takes_the_answer_back(answered, judged, until):
     assert Judgment.objects.filter(assignment=second.assignment_id).count() == 3
 
 
+def test_the_newest_answer_looked_at_again_and_taken_back_is_asked_once(answered, judged, until):
+    page = answered
+    newest = judged()[-1]
+    page.locator("nav .pace").click()
+    page.get_by_role("link", name="Look again").first.click()
+    assert shown(page) == newest.assignment_id
+    page.wait_for_load_state("networkidle")
+    page.keyboard.press("z")
+    until(lambda: len(judged()) == 2)
+    expect(page.get_by_role("status")).to_have_text("Taken back")
+    press(page, "7")
+    until(lambda: len(judged()) == 3)
+    page.reload()  # the address no longer asks for the old answer
+    assert shown(page) != newest.assignment_id
+    assert {one.assignment_id for one in judged()} >= {newest.assignment_id}
+
+
+def test_nobody_skips_what_was_answered(answered, judged):
+    page = answered
+    open_again(page, "kinder")
+    page.keyboard.press("s")
+    page.keyboard.press("f")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
 def test_a_change_without_a_connection_waits_like_every_answer(answered, judged, until):
     page = answered
     second = judged()[1]

@@ -124,6 +124,90 @@ def test_ratings_are_large_enough_to_tap_and_fit_a_phone(desk, pairs, judged, as
     assert judged()[0].ratings == {"helpfulness": [3, 3], "a criterion with a long name": [3, 3]}
 
 
+def test_a_digit_after_a_clicked_rating_is_a_verdict(desk, pairs, judged, asks, until):
+    asks(criteria=["honesty"])
+    pairs(2)
+    page = desk()
+    for side in (0, 1):
+        page.locator("#stage .answer").nth(side).locator(".rating label").nth(3).click()
+    press(page, "1")
+    until(lambda: len(judged()) == 1)
+    assert (judged()[0].strength, judged()[0].ratings) == (3, {"honesty": [4, 4]})
+
+
+def test_what_was_said_beside_a_verdict_comes_back_with_it(desk, pairs, judged, asks, until):
+    asks(criteria=["honesty"], reason_tags=["kinder"])
+    pairs(4)
+    page = desk()
+
+    def say_all():
+        page.keyboard.press("r")
+        page.keyboard.type("25")
+        page.keyboard.press("c")
+        page.keyboard.press("1")
+        page.get_by_role("button", name="Keep").click()
+        page.keyboard.press("e")
+        page.get_by_label("As it should have been").fill("Quite another one.")
+        page.keyboard.press("Control+Enter")
+
+    def is_all_there():
+        expect(page.locator("#stage .rating input:checked")).to_have_count(2)
+        expect(page.get_by_role("button", name="Say why")).to_have_attribute("aria-pressed", "true")
+        expect(page.locator("[data-do=better]")).to_have_attribute("aria-pressed", "true")
+
+    say_all()
+    first = press(page, "1")
+    until(lambda: len(judged()) == 1)
+    page.keyboard.press("z")
+    expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
+    until(lambda: judged() == [])
+    is_all_there()
+    press(page, "7")  # sent again with all of it
+    until(lambda: len(judged()) == 1)
+    page.reload()
+    page.keyboard.press("z")  # from the server this time
+    expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
+    is_all_there()
+    press(page, "4")
+    until(lambda: [(one.verdict, one.reason_tags) for one in judged()] == [("tie", ["kinder"])])
+    assert Edit.objects.current().get().completion.text == "Quite another one."
+
+
+def test_a_draft_with_what_the_project_no_longer_takes_can_still_be_answered(
+    desk, pairs, judged, asks, until
+):
+    asks(reason_tags=["kinder", "shorter"])
+    pairs(3)
+    page = desk()
+    for key, word in (("c", None), ("e", "Quite another one.")):
+        page.keyboard.press(key)
+        if word:
+            page.get_by_label("As it should have been").fill(word)
+        else:
+            page.keyboard.press("1")
+        page.keyboard.press("Escape")
+    asks(reason_tags=["shorter"], edits=False)
+    page.reload()
+    press(page, "1")
+    until(lambda: len(judged()) == 1)
+    assert judged()[0].reason_tags == [] and not Edit.objects.exists()
+
+
+def test_a_refusal_closes_what_is_open_over_the_next_comparison(desk, pairs, judged, asks):
+    pairs(4)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    asks(reason_required=True)
+    page.route("**/label/answer/", lambda route: (page.wait_for_timeout(400), route.continue_()))
+    first = press(page, "1")
+    page.keyboard.press("s")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(status(page).get_by_role("link", name="load it again")).to_be_visible()
+    assert not Assignment.objects.filter(outcome="skipped").exists()
+
+
 # Reasons
 
 

@@ -43,6 +43,12 @@ def test_the_list_above_is_what_the_desk_asks_for(client, project, bob):
     assert {name.split("/")[-1] for name in asked} == {name.split("/")[-1] for name in DESK_ASSETS}
 
 
+def test_a_file_that_has_not_changed_is_not_sent_again(client):
+    first = client.get("/static/js/label.js", **ACCEPT)
+    again = client.get("/static/js/label.js", HTTP_IF_NONE_MATCH=first["ETag"], **ACCEPT)
+    assert (first.status_code, again.status_code) == (200, 304)
+
+
 @pytest.mark.django_db
 def test_an_export_is_not_compressed(client, project, alice):
     client.force_login(alice)

@@ -178,6 +178,7 @@ def test_a_chosen_and_a_rejected_text_become_a_preference(project):
         ("b", "B", False, False),
         ("tie", "A", True, False),
         ("both_bad", "A", True, True),
+        ("both_good", "A", True, False),
     ],
 )
 def test_pairs_of_a_and_b(project, preferred, chosen, tie, both_bad):
@@ -193,6 +194,7 @@ def test_pairs_of_a_and_b(project, preferred, chosen, tie, both_bad):
     import_comparisons(lines(row), project)
     preference = Preference.objects.get()
     assert (preference.chosen.text, preference.tie, preference.both_bad) == (chosen, tie, both_bad)
+    assert preference.both_good is (preferred == "both_good")
     assert {row.author for row in Completion.objects.all()} == {"m1", "m2"}
     assert Prompt.objects.get().tags == ["somewhere"]
 

@@ -50,12 +50,16 @@ def test_an_answer_is_told_by_the_letters_it_was_given_to(
 def test_agreement_counts_each_other_person_on_each_comparison(project, bob, make_annotator, make_comparison):
     others = [make_annotator() for _ in range(2)]
     # By positions: what Bob says, and what the others do.
-    said = [([0, 1], [0, 1], [0, 1]), ([0, 1], [1, 0], None), (None, None, [1, 0]), ([1, 0], None, None)]
+    said = [([0, 1], [0, 1], [0, 1]), ([0, 1], [1, 0], None), (None, None, "all_bad"), ([1, 0], None, None)]
     for answers in said:
         make_comparison(overlap=3)
         for person, ranking in zip([bob, *others], answers, strict=True):
-            how = {"ranking": [[place] for place in ranking], "strength": 1} if ranking else {}
-            record(next_for(person, project), "preferred" if ranking else "tie", uuid.uuid4(), **how)
+            how = (
+                {"ranking": [[place] for place in ranking], "strength": 1}
+                if isinstance(ranking, list)
+                else {}
+            )
+            record(next_for(person, project), "preferred" if how else ranking or "tie", uuid.uuid4(), **how)
     assert with_others(bob, project) == (3, 8)
     assert with_others(bob, project).share == 3 / 8
     assert with_others(make_annotator(), project) == (0, 0)
@@ -73,6 +77,24 @@ def test_the_page_takes_few_queries_however_many_answers(
     assert page.count("Look again") == 25
     assert client.get(f"/p/{project.slug}/mine/?page=2").content.decode().count("Look again") == 5
     assert client.get(f"/p/{project.slug}/mine/?page=x").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("words", "finds"),
+    [
+        ('say "frac"', True), ("\\frac{1}", True), ("100 %", True), ("SAY", True), ("line\nbreak", True),
+        ("user", False), ("content", False), ("_", False), ("0 0", False), ("\x00", True), ("' OR 1=1 --", False),
+    ],
+)  # fmt: skip
+def test_words_are_found_as_they_are_written(
+    client, project, bob, make_comparison, make_prompt, answer, words, finds
+):
+    make_comparison(prompt=make_prompt('I say "frac": \\frac{1}{2} is 100 %\nof a line\nbreak'))
+    answer(bob)
+    client.force_login(bob)
+    page = client.get(f"/p/{project.slug}/mine/", {"q": words})
+    assert page.status_code == 200
+    assert ("Look again" in page.content.decode()) is finds
 
 
 @pytest.mark.parametrize("again", ["0", "-1", "x", "9" * 30, "1;drop", ""])
