@@ -1,7 +1,7 @@
 """Take the pictures of the README from a running Tastemaker, such as `make demo` starts: `make screenshots`.
 
-Reads from the environment BASE_URL (http://127.0.0.1:8000), PROJECT (the slug; default: the first on the
-manager's home page), MANAGER and MANAGER_PASSWORD, ANNOTATOR and ANNOTATOR_PASSWORD, and OUT (docs/images).
+Reads from the environment BASE_URL (http://127.0.0.1:8000), PROJECT (the slug; default: the demo's support, or the
+first on the manager's home page), MANAGER and MANAGER_PASSWORD, ANNOTATOR and ANNOTATOR_PASSWORD, and OUT (docs/images).
 It looks and answers nothing; the annotator's page takes a lease, which runs out by itself.
 """
 
@@ -64,8 +64,11 @@ def signed_in(browser: Browser, who: Person, dark: bool = False, phone: bool = F
 def find_project(page: Page) -> str:
     if slug := os.environ.get("PROJECT"):
         return slug
-    link = page.locator("main a[href^='/p/']").first.get_attribute("href")
-    return re.fullmatch(r"/p/([^/]+)/.*", link)[1]
+    links = page.locator("main a[href^='/p/']").evaluate_all(
+        "links => links.map(link => link.getAttribute('href'))"
+    )
+    slugs = [re.fullmatch(r"/p/([^/]+)/.*", link)[1] for link in links]
+    return "support" if "support" in slugs else slugs[0]
 
 
 def take(page: Page, path: str, name: str, full_page: bool = False) -> None:
@@ -90,6 +93,8 @@ def manager_pages(browser: Browser, manager: Person) -> str:
         shown = [href for href in runs if re.fullmatch(rf"/p/{slug}/runs/\d+/", href or "")]
         if shown:
             take(page, shown[0], "run", full_page=True)
+        if page.request.get("/p/criteria/settings/").ok:
+            take(page, "/p/criteria/settings/", "settings")
     with signed_in(browser, manager, dark=True) as page:
         take(page, f"/p/{slug}/loop/", "loop-dark")
     return slug
@@ -103,6 +108,9 @@ def annotator_pages(browser: Browser, annotator: Person, slug: str) -> None:
     }.items():
         with signed_in(browser, annotator, **look) as page:
             take(page, f"/p/{slug}/label/", name)
+            for form in ("criteria", "rankings"):
+                if name == "annotate" and page.request.get(f"/p/{form}/label/").ok:
+                    take(page, f"/p/{form}/label/", f"annotate-{form}")
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ export class Ranking {
 
   get words() {
     const left = this.letters.length - this.order.flat().length;
-    if (left === this.letters.length) return "Press the numbers of the answers, best first.";
+    if (left === this.letters.length) return "Pick the answers, best first.";
     const words = this.order.map((group) => group.map((side) => this.letters[side]).join(" = ")).join(" > ");
     return `${words}${this.tieNext ? " = ?" : ""}${left ? ` (${left} left)` : ""}`;
   }
