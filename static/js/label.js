@@ -3,13 +3,14 @@
 
 import { Better } from "./better.js";
 import { Drafts } from "./drafts.js";
+import { meaning } from "./keys.js";
 import { Outbox, newKey, post } from "./outbox.js";
 import { Ranking } from "./ranking.js";
 import { focusOn, nextUnrated, rateByKey, ratingsOf, showRatings } from "./ratings.js";
 import { followSides, offerDifferences, showSide, toggleApart, toggleDifferences, turnSide } from "./sides.js";
+import { say, sayWithLink, sayWithLogin } from "./status.js";
 
 const stage = document.querySelector("#stage");
-const status = document.querySelector(".status");
 const drawer = document.querySelector("#guidelines");
 const urls = stage.dataset;
 const asks = JSON.parse(document.querySelector("#asks").textContent);
@@ -111,22 +112,6 @@ function drawEmpty(reason) {
 function advance() {
   show(ahead.shift() ?? null);
   fill();
-}
-
-function say(words, tone = "") {
-  status.className = `status ${tone}`;
-  if (status.textContent !== words) status.textContent = words;
-}
-
-function sayWithLink(words, href, text, tone) {
-  // Every retry says it again: the link stays the same one, so that it can be clicked and keeps the focus.
-  if (status.textContent === `${words} ${text}`) return;
-  say(`${words} `, tone);
-  status.append(Object.assign(document.createElement("a"), { href, textContent: text }));
-}
-
-function sayWithLogin(words) {
-  sayWithLink(words, urls.loginUrl, "Sign in again", "needs");
 }
 
 function count(by) {
@@ -384,13 +369,6 @@ function verdictButton(key) {
   return [...bar.querySelectorAll(".verdict:not([data-do])")].find(
     (button) => button.querySelector("kbd").textContent.toLowerCase() === key,
   );
-}
-
-// The key's meaning whatever the layout: "&" on a French keyboard is the key of 1, "я" that of Z.
-function meaning(event) {
-  const key = event.key.toLowerCase();
-  if (/^[0-9a-z?=]$/.test(key) || key.length > 1 || event.shiftKey) return key;
-  return event.code.match(/^(?:Digit|Numpad|Key)([0-9A-Z])$/)?.[1].toLowerCase() ?? key;
 }
 
 function onKey(event) {

@@ -90,6 +90,12 @@ def test_a_partial_ranking_still_has_to_order_something(project, bob, make_compa
     assert "ranking" in refusal(bob, project, "preferred", ranking=ranking)
 
 
+def test_a_partial_ranking_of_what_is_all_bad_orders_something_too(project, bob, make_comparison, asks):
+    make_comparison(candidates=4)
+    asks(partial_rankings=True)
+    assert "ranking" in refusal(bob, project, "all_bad", ranking=[[3]])
+
+
 # Ratings
 
 

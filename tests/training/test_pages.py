@@ -355,6 +355,17 @@ def test_sft_learns_from_the_better_answers_to_training_prompts(manager, loop_se
     assert held_out and not held_out & {row.text for row in rows}
 
 
+def test_the_engine_reads_rows_with_ratings_and_better_answers(project, better_answers):
+    from labeling.exports import stream_preferences
+    from training.engine.records import PreferenceRecord
+
+    project.criteria = ["honesty"]
+    lines = list(stream_preferences(project, ties="include"))
+    rows = [PreferenceRecord.model_validate_json(line) for line in lines]
+    assert {row.chosen for row in rows if not row.tie} == better_answers
+    assert all(row.criteria == {"honesty": (None, None)} for row in rows)
+
+
 def test_sft_needs_a_file_or_better_answers(manager, loop_settings):
     html = page(manager, "run-new", "sft")
     assert "Nobody has written one yet." in html
