@@ -20,7 +20,7 @@ LOOKS = {
 }
 OF_MANAGERS = [
     ("labeling:home", False), ("labeling:account", False), ("labeling:tokens", False), ("labeling:settings", True),
-    ("labeling:guidelines", True), ("labeling:data", True), ("labeling:people", True), ("training:loop", True),
+    ("labeling:guidelines", True), ("labeling:mine", True), ("labeling:data", True), ("labeling:people", True), ("training:loop", True),
     ("training:loop-settings", True), ("training:runs", True), ("training:versions", True), ("training:schedules", True),
 ]  # fmt: skip
 
