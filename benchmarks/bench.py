@@ -39,7 +39,6 @@ class Bench:
         sides: Sequence[str] = {
             "memory": QUICK_MEMORY if quick else tuple(MEMORY),
             "resume": ("ours",),
-            "sampling": ("ours", "peer"),
         }.get(what, (fastest(), "peer") if quick else (*dict.fromkeys(("ours", fastest())), "peer"))
         return [{side: self.measure(what, side, seed) for side in sides} for seed in range(1, pairs + 1)]
 

@@ -123,6 +123,7 @@ def run_sampling(job: dict[str, Any]) -> dict[str, Any]:
         model=job["model"],
         prompts=job["prompts"],
         threads=job["threads"],
+        precision=job.get("precision", "float32"),
         max_prompt_tokens=settings["max_prompt_tokens"],
         max_completion_tokens=settings["max_completion_tokens"],
     )

@@ -8,9 +8,8 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, Qwen2MoeConfig, Qw
 from tests.engine.conftest import make_gpt2, make_llama, make_tokenizer, policy_of, save, scorer_of
 from tests.engine.test_cohorts import FAMILIES, GROUPED, UNTIED, WINDOW
 from training.engine.batches import Tokens, make_batch
-from training.engine.generation import Sampling, sample
 from training.engine.lines import Line, make_line, token_batches
-from training.engine.networks import generator, recompute_activations
+from training.engine.networks import recompute_activations
 from training.engine.runtime import Runtime
 from training.engine.tensors import token_logprobs
 
@@ -126,13 +125,6 @@ def test_half_precision_multiplies_few_numbers_of_rows_on_a_processor(llama):
     numbers = products.seen - sizes
     assert numbers
     assert all(number % 64 == 0 for number in numbers)
-
-
-def test_sampling_multiplies_nothing_in_half_precision_on_a_processor(llama):
-    policy = policy_of(llama, precision="bfloat16")
-    with RowsOfProducts() as products:
-        drawn = sample(policy, [row.prompt for row in ROWS], Sampling(8), generator(0, "test"), 1000)
-    assert len(drawn) == len(ROWS) and not products.seen
 
 
 def test_no_column_is_computed_for_padding_nor_twice_for_a_prompt(llama):

@@ -8,10 +8,9 @@ from torch.utils._pytree import tree_flatten
 from tests.engine.conftest import make_tokenizer, policy_of, save
 from tests.engine.test_cohorts import FAMILIES, LENGTH, PROMPTS, family, generate  # noqa: F401 (a fixture)
 from training.engine import cohorts, generation, recording
-from training.engine.config import Ppo
 from training.engine.generation import Sampling, sample
-from training.engine.networks import add_adapters, generator
-from training.engine.recording import CHECKED_STEPS, linear_weights_in
+from training.engine.networks import generator
+from training.engine.recording import CHECKED_STEPS
 
 
 class Tape(TorchDispatchMode):
@@ -136,35 +135,6 @@ def test_first_steps_are_computed_both_ways_and_later_ones_once(llama, recorded,
     assert policy.recorded_steps > CHECKED_STEPS
     # One before anything is recorded, since new answers might begin at the next.
     assert computed == [False, True] + [False] * CHECKED_STEPS
-
-
-@pytest.mark.parametrize("rank", [0, 4])
-def test_weights_in_half_precision_say_what_autocast_says(llama, rank):
-    policy = policy_of(llama, precision="bfloat16")
-    add_adapters(policy.model, Ppo(model=llama, prompts="-", reward_model=llama, lora_rank=rank))
-    with torch.no_grad():
-        for name, value in policy.model.named_parameters():
-            if "lora_B" in name:  # which adds nothing at first
-                value.normal_(generator=torch.Generator().manual_seed(0))
-    ids = torch.tensor([PROMPTS[3]])
-    before = {name: (id(value), value.dtype) for name, value in policy.model.named_parameters()}
-
-    def say():
-        with torch.no_grad(), policy.runtime.autocast():
-            return policy.model(input_ids=ids, use_cache=False).logits
-
-    expected = say()
-    with linear_weights_in(torch.bfloat16, policy.model):
-        assert policy.model.base_model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
-        assert torch.equal(say(), expected)
-    assert {name: (id(value), value.dtype) for name, value in policy.model.named_parameters()} == before
-
-
-def test_weights_are_back_after_a_failure(llama):
-    policy = policy_of(llama, precision="bfloat16")
-    with pytest.raises(KeyError), linear_weights_in(torch.bfloat16, policy.model):
-        raise KeyError
-    assert {value.dtype for value in policy.model.parameters()} == {torch.float32}
 
 
 @pytest.mark.gpu

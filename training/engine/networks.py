@@ -59,8 +59,8 @@ class LanguageHead:
         self._softcap = getattr(text_config, "final_logit_softcapping", None)
 
     def as_sampled(self) -> LanguageHead:
-        """This head as sampling computes: on a processor in float32, since a step of few tokens would take longer to
-        bring the weights to half precision than it saves.
+        """This head as sampling computes: on a processor without autocast, which would bring the weights to half precision
+        at every step; half_weights.py does so once.
         """
         if self._runtime.device.type != "cpu":
             return self

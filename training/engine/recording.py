@@ -1,15 +1,13 @@
-"""Steps of sampling at the speed of a GPU's memory: weights in half precision, and kernels recorded.
+"""Steps of sampling at the speed of a GPU's memory, their kernels recorded.
 
 A step reads every weight and computes little, so what it costs should be that reading. Written as a model is, it costs more:
-autocast brings each weight to half precision again at every step, and starting some hundred kernels one by one takes
-longer than what they do.
+starting some hundred kernels one by one takes longer than what they do.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.engine.cohorts import Cohorts
 from training.engine.networks import Policy
@@ -18,26 +16,6 @@ CHECKED_STEPS = 2  # of a recording, computed both ways: what it holds as a numb
 AGREEMENT = 0.02  # Greatest difference of recorded states, as a share of what they are.
 
 Forward = Callable[[Tensor, Tensor], Tensor]  # (A, 1) ids and their positions to (A, d) states
-
-
-@contextmanager
-def linear_weights_in(dtype: torch.dtype, model: nn.Module) -> Iterator[None]:
-    """Let the model's linear layers have weights of this dtype: what autocast would make of them at every call."""
-    layers = [
-        (layer, layer.weight)
-        for layer in model.modules()
-        if isinstance(layer, nn.Linear) and layer.weight.dtype != dtype
-    ]
-    cast = {  # Tied weights are one.
-        id(weight): nn.Parameter(weight.detach().to(dtype), requires_grad=False) for _, weight in layers
-    }
-    for layer, weight in layers:
-        layer.weight = cast[id(weight)]
-    try:
-        yield
-    finally:
-        for layer, weight in layers:
-            layer.weight = weight
 
 
 class Recording:
