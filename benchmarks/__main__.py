@@ -77,13 +77,15 @@ def main() -> None:
 
     began = time.monotonic()
     report: dict[str, Any] = {"machine": describe_machine(given.threads), "pairs": pairs, "sizes": {}}
+    path = given.out or RESULTS / ("quick.json" if given.quick else "full.json")
     for size in sizes:
-        bench = Bench(size, given.work.resolve(), given.threads)
-        runs = {job: bench.run(job, pairs, given.quick) for job in jobs}
-        report["sizes"][size] = {"summary": summary(runs), "runs": runs}
+        bench, runs = Bench(size, given.work.resolve(), given.threads), {}
+        for job in jobs:
+            runs[job] = bench.run(job, pairs, given.quick)
+            report["sizes"][size] = {"summary": summary(runs), "runs": runs}
+            write_results(report, path)  # A job that fails after hours takes nothing with it.
     print("\n".join(full_report(report)))
     tell(f"{time.monotonic() - began:.0f} seconds")
-    write_results(report, given.out or RESULTS / ("quick.json" if given.quick else "full.json"))
     found = {size: one["summary"] for size, one in report["sizes"].items()}
     print(json.dumps(found[sizes[0]] if len(sizes) == 1 else found))
 
