@@ -16,8 +16,9 @@ install: .venv/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	@touch $@
 
+# A process a core, each with servers of its own; a file's tests stay together.
 test: install chromium
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 lint: install
 	$(BIN)/ruff check .
