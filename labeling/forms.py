@@ -111,7 +111,15 @@ class ProjectForm(forms.ModelForm):
 
     PARTS: ClassVar = {
         "The project": ("name", "overlap", "lease_seconds"),
-        "What can be said": ("strengths", "ties", "all_bad", "all_good", "partial_rankings", "ranking_pairs"),
+        "What can be said": (
+            "answers_per_comparison",
+            "strengths",
+            "ties",
+            "all_bad",
+            "all_good",
+            "partial_rankings",
+            "ranking_pairs",
+        ),
         "What is asked beside it": ("criteria", "reason_tags", "reason_required", "edits"),
         "Guidelines": ("guidelines",),
     }
@@ -131,13 +139,14 @@ class ProjectForm(forms.ModelForm):
     class Meta:
         model = Project
         fields: ClassVar = [
-            "name", "overlap", "lease_seconds", "strengths", "ties", "all_bad", "all_good", "partial_rankings",
+            "name", "overlap", "lease_seconds", "answers_per_comparison", "strengths", "ties", "all_bad", "all_good", "partial_rankings",
             "ranking_pairs", "criteria", "reason_tags", "reason_required", "edits", "guidelines",
         ]  # fmt: skip
         widgets: ClassVar = {"guidelines": forms.Textarea(attrs={"rows": 8, "dir": "auto"})}
         labels: ClassVar = {
             "overlap": "People per comparison",
             "lease_seconds": "Seconds a comparison is reserved",
+            "answers_per_comparison": "Answers side by side",
             "strengths": "How much better",
             "ties": "Tie",
             "all_bad": "Both bad",

@@ -31,7 +31,7 @@ from labeling.models import (
     User,
 )
 from labeling.models.content import clean_text
-from labeling.models.work import MAX_CANDIDATES, MIN_CANDIDATES
+from labeling.models.projects import MAX_CANDIDATES, MIN_CANDIDATES
 from labeling.projects import imported_member
 from labeling.selection import same_text
 

@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from labeling.models import Candidate, Comparison, Completion, Project, Prompt
-from labeling.models.work import MAX_CANDIDATES, MIN_CANDIDATES
+from labeling.models.projects import MAX_CANDIDATES, MIN_CANDIDATES
 
 # Beyond so many possible groups a random part of them is enough to choose from.
 MAX_GROUPS = 5_000

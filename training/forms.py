@@ -246,7 +246,6 @@ class LoopForm(forms.ModelForm):
         fields = [
             "comparisons_per_round",
             "candidates_per_prompt",
-            "candidates_per_comparison",
             "first_policy_share",
             "eval_share",
             "marked_share",
@@ -291,10 +290,10 @@ class LoopForm(forms.ModelForm):
     def sections(self) -> list[tuple[str, list[forms.BoundField]]]:
         """The fields in the order of a round."""
         return [
-            ("Collecting", [self[name] for name in self._meta.fields[:6]]),
-            ("Training", [self[name] for name in self._meta.fields[6:11]]),
-            ("Gates", [self[name] for name in self._meta.fields[11:16]]),
-            ("Running", [self[name] for name in self._meta.fields[16:]]),
+            ("Collecting", [self[name] for name in self._meta.fields[:5]]),
+            ("Training", [self[name] for name in self._meta.fields[5:10]]),
+            ("Gates", [self[name] for name in self._meta.fields[10:15]]),
+            ("Running", [self[name] for name in self._meta.fields[15:]]),
         ]
 
     def clean_overrides(self) -> dict[str, Any]:

@@ -222,11 +222,13 @@ def _generate(round: Round, settings: LoopSettings) -> str | None:
     """
     marked_run = _marking_run(round)
     most_marked = round_half_up(round.target * settings.marked_share)
-    plan = {round.policy: settings.candidates_per_prompt}
+    # Fewer than stand side by side could never make a comparison.
+    each = max(settings.candidates_per_prompt, round.project.answers_per_comparison)
+    plan = {round.policy: each}
     served = settings.overrides.get("generate", {}).get("server")  # It answers whichever policy is in use.
     if not served and round.policy_id != settings.first_policy_id and settings.first_policy_share:
-        theirs = max(1, round_half_up(settings.candidates_per_prompt * settings.first_policy_share))
-        plan = {round.policy: max(1, settings.candidates_per_prompt - theirs), settings.first_policy: theirs}
+        theirs = max(1, round_half_up(each * settings.first_policy_share))
+        plan = {round.policy: max(1, each - theirs), settings.first_policy: theirs}
 
     def values(samples: int) -> dict[str, Any]:
         first = marked.prompts_to_sample(marked_run, most_marked) if marked_run and most_marked else ()
@@ -246,7 +248,7 @@ def _generate(round: Round, settings: LoopSettings) -> str | None:
         round,
         sampled,
         settings.eval_share,
-        settings.candidates_per_comparison,
+        round.project.answers_per_comparison,
         marked_run,
         most_marked,
     )

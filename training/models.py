@@ -208,11 +208,6 @@ class LoopSettings(models.Model):
         validators=[MinValueValidator(2), MaxValueValidator(64)],
         help_text="Completions sampled for each prompt.",
     )
-    candidates_per_comparison = models.PositiveSmallIntegerField(
-        default=2,
-        validators=[MinValueValidator(2), MaxValueValidator(8)],
-        help_text="Completions shown side by side.",
-    )
     first_policy_share = models.FloatField(
         default=0.25,
         validators=SHARE,

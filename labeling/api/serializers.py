@@ -38,6 +38,9 @@ class ProjectSerializer(serializers.Serializer):
     guidelines = serializers.CharField(help_text="Markdown.")
     role = serializers.ChoiceField(choices=Membership.Role.choices, help_text="Your role.")
     overlap = serializers.IntegerField(help_text="How many people judge each new comparison.")
+    answers_per_comparison = serializers.IntegerField(
+        help_text="How many answers stand side by side in comparisons that the loop makes."
+    )
     lease_seconds = serializers.IntegerField(help_text="How long a comparison stays reserved.")
     strengths = serializers.BooleanField(help_text="Whether an answer to a pair says how much better.")
     ties = serializers.BooleanField(help_text="Whether the verdict tie is offered.")

@@ -15,6 +15,8 @@ PSEUDONYM_LENGTH = 6
 MAX_CRITERIA = 8
 MAX_REASON_TAGS = 9  # each has a digit as its key
 MAX_NAME_LENGTH = 40  # of a criterion or a reason tag
+MIN_CANDIDATES = 2
+MAX_CANDIDATES = 8
 
 
 def random_pseudonym() -> str:
@@ -44,6 +46,13 @@ class Project(models.Model):
         default=900,
         validators=[MinValueValidator(1), MaxValueValidator(86_400)],
         help_text="How long a comparison stays reserved for the person who has it open, in seconds.",
+    )
+    answers_per_comparison = models.PositiveSmallIntegerField(
+        default=MIN_CANDIDATES,
+        db_default=MIN_CANDIDATES,
+        validators=[MinValueValidator(MIN_CANDIDATES), MaxValueValidator(MAX_CANDIDATES)],
+        help_text="How many answers stand side by side: 2 is a pair, more is a ranking. Of comparisons that the loop "
+        "makes; imported ones bring their own.",
     )
     ranking_pairs = models.CharField(
         max_length=10,
@@ -92,6 +101,12 @@ class Project(models.Model):
             models.CheckConstraint(
                 condition=Q(lease_seconds__gte=1) & Q(lease_seconds__lte=86_400),
                 name="project_lease_within_a_day",
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    answers_per_comparison__gte=MIN_CANDIDATES, answers_per_comparison__lte=MAX_CANDIDATES
+                ),
+                name="project_answers_2_to_8",
             ),
             models.CheckConstraint(
                 condition=Q(ranking_pairs__in=["all", "adjacent"]), name="project_ranking_pairs_known"

@@ -7,10 +7,8 @@ from django.db.models import Case, F, OuterRef, Q, Subquery, Sum, When
 from django.db.models.functions import Coalesce, Now
 
 from labeling.models.content import Completion, Prompt
-from labeling.models.projects import Project, User
+from labeling.models.projects import MAX_CANDIDATES, Project, User
 
-MIN_CANDIDATES = 2
-MAX_CANDIDATES = 8
 MORE_THAN_ANY_OVERLAP = 100_000
 
 LIVE = Q(outcome="", slot__isnull=False, leased_until__gt=Now())

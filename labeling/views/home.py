@@ -15,9 +15,22 @@ from labeling.access import ANNOTATING, MANAGER, access_project, membership
 from labeling.answers import RATINGS
 from labeling.forms import GuidelinesForm, NewProjectForm, ProjectForm
 from labeling.models import Comparison, Membership, Project, User
+from labeling.models.projects import MIN_CANDIDATES
 from labeling.projects import create_project, save_guidelines
 from labeling.rendering import render_markdown
 from labeling.views.label import LETTERS, SPEAKERS
+
+# What the preview of the settings shows, as many as stand side by side.
+PREVIEWED = (
+    "You can return it within 30 days. Shall I send you the label?",
+    "Returns are possible.",
+    "Please pack it well, put the slip inside, and leave it at any post office.",
+    "Lamps were invented long ago.",
+    "I have booked a courier for tomorrow; nothing to pay.",
+    "No.",
+    "Could you tell me your order number first?",
+    "Have a look at our website.",
+)
 
 
 @require_http_methods(["GET", "POST"])
@@ -135,16 +148,17 @@ def drawn(form: ProjectForm) -> dict[str, str]:
 
 def preview(project: Project) -> dict[str, Any]:
     """A made-up comparison as the project's annotators would see it."""
-    texts = ("You can return it within 30 days. Shall I send you the label?", "Returns are possible.")
     return {
         "preview": {
             "id": 0,
             "criteria": project.criteria,
             "messages": [{"role": "user", "who": SPEAKERS["user"], "html": "How do I send a lamp back?"}],
             "answers": [
-                {"letter": letter, "html": text} for letter, text in zip(LETTERS, texts, strict=False)
+                {"letter": letter, "html": text}
+                for letter, text in zip(LETTERS, PREVIEWED[: project.answers_per_comparison], strict=False)
             ],
         },
+        "ranking": project.answers_per_comparison > MIN_CANDIDATES,
         "ratings": RATINGS,
         "guidelines": render_markdown(project.guidelines, top_heading=3) if project.guidelines else "",
     }

@@ -386,6 +386,12 @@ def test_the_settings_show_what_annotators_will_see_and_keep_it(sign_in, project
     expect(preview.get_by_text("<script>alert(1)</script>")).to_be_visible()
     page.get_by_label("What annotators should look for").fill("Be *kind*.")
     expect(preview.locator("em")).to_have_text("kind")
+    page.get_by_label("Answers side by side").fill("4")
+    expect(preview.locator(".answer")).to_have_count(4)
+    expect(preview.get_by_text("Send this order")).to_be_visible()
+    page.get_by_label("Answers side by side").fill("9")
+    expect(page.locator("[data-waits]")).to_contain_text("Answers side by side")
+    page.get_by_label("Answers side by side").fill("4")
     assert Project.objects.get(pk=project.pk).criteria == []  # nothing is saved by looking
 
     page.get_by_label("Criteria").fill("x" * 41)
@@ -398,6 +404,7 @@ def test_the_settings_show_what_annotators_will_see_and_keep_it(sign_in, project
     expect(page.get_by_text("Saved. Annotators see it")).to_be_visible()
     saved = Project.objects.get(pk=project.pk)
     assert (saved.criteria, saved.strengths, saved.all_good) == (["helpfulness"], False, True)
+    assert saved.answers_per_comparison == 4
     assert saved.reason_tags == ["<script>alert(1)</script>", "kinder"]
     assert GuidelinesVersion.objects.get().text == saved.guidelines == "Be *kind*."
     assert faults == []

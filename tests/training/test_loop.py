@@ -188,6 +188,21 @@ def test_empty_and_equal_completions_are_never_compared(collecting):
         assert all(text.strip() for text in texts)
 
 
+@pytest.mark.django_db(transaction=True)
+def test_as_many_answers_stand_side_by_side_as_the_project_asks_for(project, prompts, loop_settings, bob):
+    # More than the loop samples for each prompt: then it samples as many as are shown.
+    Project.objects.filter(pk=project.pk).update(
+        answers_per_comparison=loop_settings.candidates_per_prompt + 1
+    )
+    round = loop.start_round(project, seed=7)
+    loop.advance(round.pk)
+    work_off()
+    loop.advance(round.pk)
+    assert fresh(round).stage == "collect"
+    sizes = [comparison.candidates.count() for comparison in Comparison.objects.all()]
+    assert set(sizes) == {4} and answer_all(project, bob, 2) == 2
+
+
 def test_the_candidates_know_how_they_were_made(collecting):
     generation = Generation.objects.filter(completion__text="perhaps tomorrow").first()
     assert (generation.model_version, generation.sample, generation.tokens) == (collecting.policy, 4, 2)

@@ -211,7 +211,7 @@ def test_a_run_that_no_worker_takes_needs_the_manager(manager, queued_run):
 
 def loop_form(**changed):
     values = {
-        "comparisons_per_round": 50, "candidates_per_prompt": 4, "candidates_per_comparison": 2, "first_policy_share": 0.25, "marked_share": 0.2,
+        "comparisons_per_round": 50, "candidates_per_prompt": 4, "first_policy_share": 0.25, "marked_share": 0.2,
         "eval_share": 0.2, "policy_method": "ppo", "reserved_share": 0.2, "kl_budget_nats": 8, "minimum_accuracy_bound": 0.5, "minimum_held_out_pairs": 20,
         "minimum_win_rate_bound": 0.5, "maximum_identical_share": 0.5, "minimum_ended_share": 0.5,
         "overrides": '{"ppo": {"steps": 5}}',

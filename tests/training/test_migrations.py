@@ -1,0 +1,40 @@
+"""What a migration hands over, tried on rows of before."""
+
+import pytest
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+BEFORE = [("labeling", "0007_side_by_side"), ("training", "0005_marked_samples")]
+AFTER = [("labeling", "0007_side_by_side"), ("training", "0006_side_by_side")]
+
+
+def migrate(targets):
+    executor = MigrationExecutor(connection)
+    executor.migrate(targets)
+    return executor.loader.project_state(targets).apps
+
+
+@pytest.fixture
+def migrations(transactional_db):
+    yield migrate
+    migrate(MigrationExecutor(connection).loader.graph.leaf_nodes())
+
+
+def test_how_many_stand_side_by_side_moves_from_the_loop_to_the_project_and_back(migrations):
+    apps = migrations(BEFORE)
+    projects = [apps.get_model("labeling", "Project").objects.create(slug=f"p{size}") for size in (2, 4)]
+    for project, size in zip(projects, (2, 4), strict=True):
+        policy = apps.get_model("training", "ModelVersion").objects.create(
+            project=project, kind="policy", number=0, name="policy-0", location="x"
+        )
+        apps.get_model("training", "LoopSettings").objects.create(
+            project=project, first_policy=policy, policy=policy, candidates_per_comparison=size
+        )
+
+    def sizes(apps, model, field):
+        return sorted(apps.get_model(*model).objects.values_list(field, flat=True))
+
+    apps = migrations(AFTER)
+    assert sizes(apps, ("labeling", "Project"), "answers_per_comparison") == [2, 4]
+    apps = migrations(BEFORE)
+    assert sizes(apps, ("training", "LoopSettings"), "candidates_per_comparison") == [2, 4]
