@@ -221,6 +221,15 @@ class UploadForm(forms.Form):
         return file
 
 
+class LanguageForm(forms.ModelForm):
+    """In which language a person reads our pages; empty: as the browser asks."""
+
+    class Meta:
+        model = User
+        fields: ClassVar = ["language"]
+        widgets: ClassVar = {"language": forms.RadioSelect}
+
+
 class TokenForm(forms.Form):
     LIFETIMES: ClassVar = [("7", "a week"), ("30", "30 days"), ("90", "90 days"), ("365", "a year")]
 

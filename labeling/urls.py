@@ -6,6 +6,7 @@ app_name = "labeling"
 urlpatterns = [
     path("", home.home, name="home"),
     path("account/", account.account, name="account"),
+    path("account/language/", account.choose_language, name="language"),
     path("tokens/", account.tokens, name="tokens"),
     path("tokens/<str:digest>/revoke/", account.revoke_token, name="revoke-token"),
     path("p/<slug:slug>/", home.project, name="project"),

@@ -25,8 +25,20 @@ def random_pseudonym() -> str:
     return f"annotator-{letters}"
 
 
+def languages() -> list[tuple[str, str]]:
+    """Those that pages can be read in. A function, so that one more needs no migration."""
+    return settings.LANGUAGES
+
+
 class User(AbstractUser):
     """A person, or the stand-in for people whose judgments were imported."""
+
+    language = models.CharField(
+        max_length=10,
+        blank=True,
+        choices=languages,
+        help_text="In which the person reads our pages; empty: as the browser asks.",
+    )
 
 
 class Project(models.Model):

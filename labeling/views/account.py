@@ -2,23 +2,55 @@
 
 from datetime import timedelta
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.utils import timezone
+from django.utils import timezone, translation
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from knox.models import get_token_model
 
-from labeling.forms import TokenForm
+from labeling.forms import LanguageForm, TokenForm
 from labeling.views.home import own_places
+
+REMEMBERED = timedelta(days=365)
 
 
 @require_GET
 @login_required
 def account(request: HttpRequest) -> HttpResponse:
-    return render(request, "labeling/account.html", {"places": own_places(request.user)})
+    context = {"places": own_places(request.user), "form": LanguageForm(instance=request.user)}
+    return render(request, "labeling/account.html", context)
+
+
+@require_POST
+@login_required
+def choose_language(request: HttpRequest) -> HttpResponse:
+    """Keep the person's choice; this browser remembers it too, for the page where they sign in."""
+    form = LanguageForm(request.POST, instance=request.user)
+    if not form.is_valid():
+        messages.error(request, _("Choose one of the languages listed."))
+        return redirect("labeling:account")
+    chosen = form.save().language
+    answer = redirect("labeling:account")
+    if chosen:
+        answer.set_cookie(
+            settings.LANGUAGE_COOKIE_NAME,
+            chosen,
+            max_age=REMEMBERED,
+            secure=settings.SESSION_COOKIE_SECURE,
+            httponly=True,
+            samesite="Lax",
+        )
+    else:
+        answer.delete_cookie(settings.LANGUAGE_COOKIE_NAME, samesite="Lax")
+        request.COOKIES.pop(settings.LANGUAGE_COOKIE_NAME, None)
+    with translation.override(chosen or translation.get_language_from_request(request)):
+        messages.success(request, _("Saved. Our pages speak this language to you from now on."))
+    return answer
 
 
 @never_cache

@@ -25,6 +25,7 @@ from labeling.answers import RATINGS
 from labeling.forms import AnswerForm, PutAsideForm
 from labeling.models import Assignment, Candidate, Judgment, Project, User
 from labeling.rendering import render_markdown
+from labeling.words import desk_words
 
 LETTERS = "ABCDEFGH"
 SPEAKERS = {"system": "Instructions", "user": "User", "assistant": "Assistant"}
@@ -53,6 +54,7 @@ def label(request: HttpRequest, slug: str) -> HttpResponse:
             "ahead": on_screen(ahead),
             "progress": progress(request.user, project),
             "asks": asks(project),
+            "words": desk_words(),
             "ratings": RATINGS,
             "guidelines": render_markdown(project.guidelines, top_heading=3) if project.guidelines else "",
             "skip_reasons": PutAsideForm.SKIP_REASONS,

@@ -3,6 +3,7 @@
 
 import { post } from "./outbox.js";
 import { seenSide } from "./sides.js";
+import { words } from "./words.js";
 
 const dialog = document.querySelector("#better"); // absent where the project takes none
 const field = document.querySelector("#better-text");
@@ -63,6 +64,6 @@ export class Better {
 function startFrom(letter, side, checked) {
   const label = document.createElement("label");
   const input = Object.assign(document.createElement("input"), { type: "radio", name: "start", value: side, checked });
-  label.append(input, ` Answer ${letter}`);
+  label.append(input, ` ${words("answer", { letter })}`);
   return label;
 }

@@ -9,6 +9,7 @@ import { Ranking } from "./ranking.js";
 import { focusOn, nextUnrated, rateByKey, ratingsOf, showRatings } from "./ratings.js";
 import { followSides, offerDifferences, showSide, toggleApart, toggleDifferences, turnSide } from "./sides.js";
 import { say, sayWithLink, sayWithLogin } from "./status.js";
+import { words } from "./words.js";
 
 const stage = document.querySelector("#stage");
 const drawer = document.querySelector("#guidelines");
@@ -33,16 +34,16 @@ let hiddenSince = null;
 // One outbox a person, not a project: whichever desk is open sends what waits.
 const outbox = new Outbox(`tastemaker:${urls.person}`, {
   delivered: (entry, reply, left) => {
-    if (entry.about.kind === "answer") say(left ? "Saving" : "Last answer saved");
-    if (entry.about.kind === "undo") say("Taken back");
-    if (entry.about.kind === "skip") say("Skipped");
-    if (entry.about.kind === "flag") say("Reported to a manager");
+    if (entry.about.kind === "answer") say(words(left ? "saving" : "saved"));
+    if (entry.about.kind === "undo") say(words("taken-back"));
+    if (entry.about.kind === "skip") say(words("skipped"));
+    if (entry.about.kind === "flag") say(words("reported"));
     if (entry.about.kind !== "undo") forget(entry.body.assignment);
   },
   refused: (entry, message, status) => {
     // What the project asks for may have changed since this page was loaded.
-    if (status === 400) sayWithLink(`${message} If the page does not ask for it,`, location.pathname, "load it again", "harm");
-    else say(message || "The server refused the last answer. Load the page again.", "harm");
+    if (status === 400) sayWithLink(words("not-asked-for", { message }), location.pathname, words("load-again"), "harm");
+    else say(message || words("refused"), "harm");
     if (entry.about.kind === "answer") {
       if (!entry.body.revises) count(-1);
       // It did not fit what the project asks for by now: back to the person, with all that was said beside it.
@@ -56,9 +57,8 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
     }
   },
   waiting: (left, { signedOut }) => {
-    const kept = left === 1 ? "1 answer is kept in this browser" : `${left} answers are kept in this browser`;
-    if (signedOut) sayWithLogin(`You are signed out; ${kept}.`);
-    else say(`No connection. ${kept} and will be sent.`, "needs");
+    if (signedOut) sayWithLogin(words("kept-signed-out", { count: left }));
+    else say(words("kept-offline", { count: left }), "needs");
   },
 });
 
@@ -106,7 +106,7 @@ function show(article) {
 
 // Without a comparison the stage says why: on its way, nothing left, or no connection.
 function drawEmpty(reason) {
-  for (const words of document.querySelectorAll("[data-empty]")) words.hidden = words.dataset.empty !== reason;
+  for (const card of document.querySelectorAll("[data-empty]")) card.hidden = card.dataset.empty !== reason;
 }
 
 function advance() {
@@ -134,7 +134,7 @@ async function fill() {
     while (!current || ahead.length < AHEAD) {
       const { done, reply, signedOut, refused, message } = await post(urls.nextUrl, { holding: held() });
       // With answers waiting, the outbox says it, and says how many.
-      if (signedOut && !outbox.ids().length) sayWithLogin("You are signed out.");
+      if (signedOut && !outbox.ids().length) sayWithLogin(words("signed-out"));
       if (refused) say(message, "harm");
       if (!current && !done) drawEmpty("cut");
       if (!current && done && !reply.html) drawEmpty(outbox.ids().length ? "cut" : "nothing");
@@ -160,7 +160,7 @@ async function renew() {
   const lost = new Set(reply.lost);
   ahead = ahead.filter((article) => !lost.has(id(article)));
   if (current && lost.has(id(current))) {
-    say("That comparison was away too long and went to someone else. Here is another.", "needs");
+    say(words("lease-lost"), "needs");
     advance();
   } else fill();
 }
@@ -183,7 +183,7 @@ function answer(said) {
     ...(draft.edit && { edit_side: draft.edit.side, edit_text: draft.edit.text }),
     ...said,
   };
-  say("Saving");
+  say(words("saving"));
   const entry = outbox.add(urls.answerUrl, body, { kind: "answer" });
   remember({ article, entry, draft: { ...draft, ratings } });
   if (!article.dataset.revises) count(1);
@@ -196,7 +196,7 @@ function lacks(said) {
   const unrated = nextUnrated(current);
   if (unrated) {
     const letter = unrated.closest(".answer").querySelector(".badge").textContent;
-    say(`First rate answer ${letter}: ${unrated.dataset.criterion}`, "needs");
+    say(words("rate-first", { letter, criterion: unrated.dataset.criterion }), "needs");
     showSide(current, Number(unrated.dataset.side));
     focusOn(unrated);
     return true;
@@ -225,7 +225,7 @@ async function undo() {
   const last = history.pop();
   if (last) {
     const unsent = outbox.cancel(last.entry);
-    if (unsent) say("Taken back");
+    if (unsent) say(words("taken-back"));
     else outbox.add(urls.undoUrl, { assignment: id(last.article) }, { kind: "undo" });
     // A change that was not sent leaves the answer that was there; one that was sent takes that back as well.
     if (!unsent || !last.article.dataset.revises) count(-1);
@@ -235,12 +235,12 @@ async function undo() {
   }
   await outbox.flush();
   const { done, reply, refused, message, signedOut } = await post(urls.undoUrl, {});
-  if (signedOut) sayWithLogin("You are signed out.");
+  if (signedOut) sayWithLogin(words("signed-out"));
   else if (refused) say(message, "needs");
-  else if (!done) say("No connection. Your last answer stands.", "needs");
+  else if (!done) say(words("undo-offline"), "needs");
   else {
     count(-1);
-    say("Taken back");
+    say(words("taken-back"));
     putInFront(parse(reply.html), reply.draft);
   }
 }
@@ -272,7 +272,7 @@ function closeReason() {
   if (!said || !current) return;
   const { reason, tags } = draftOf(current);
   if (reason || tags.length) answer(said);
-  else say("This project asks for a reason with every answer", "needs");
+  else say(words("reason-needed"), "needs");
 }
 
 function forget(assignment) {
@@ -305,14 +305,14 @@ stage.addEventListener("change", (event) => {
 
 const better = new Better(drafts, (kept) => {
   drawDraft();
-  if (kept) say("Your better answer goes with your verdict");
+  if (kept) say(words("better-kept"));
 });
 
 async function openBetter() {
   const article = current;
   const outcome = article && (await better.open(article, () => article === current));
-  if (outcome?.signedOut) sayWithLogin("You are signed out.");
-  else if (outcome && !outcome.done) say(outcome.message || "No connection, so the answer's own text did not come.", "needs");
+  if (outcome?.signedOut) sayWithLogin(words("signed-out"));
+  else if (outcome && !outcome.done) say(outcome.message || words("texts-offline"), "needs");
 }
 
 // Hands: keys, clicks
@@ -418,9 +418,9 @@ document.addEventListener("click", (event) => {
 
 for (const form of document.querySelectorAll("[data-put-aside]")) {
   form.addEventListener("submit", (event) => {
-    const words = form.querySelector("textarea");
-    if (event.submitter?.value) putAside(form.dataset.putAside, event.submitter.value, words?.value.trim() ?? "");
-    if (words) words.value = "";
+    const text = form.querySelector("textarea");
+    if (event.submitter?.value) putAside(form.dataset.putAside, event.submitter.value, text?.value.trim() ?? "");
+    if (text) text.value = "";
   });
 }
 
@@ -458,7 +458,7 @@ function start() {
   if (again) {
     const { assignment, draft } = JSON.parse(again.textContent);
     if (drafts.isEmpty(assignment)) drafts.change(assignment, draft);
-    say("You answered this before. Answer again to change it.");
+    say(words("answered-before"));
     window.history.replaceState(null, "", location.pathname); // a reload goes on with the work
   }
   show(fresh[0] ?? null);

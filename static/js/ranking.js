@@ -1,5 +1,7 @@
 // A ranking of three or more in the making: numbers in order of preference, "=" ties the next with the one before.
 
+import { words } from "./words.js";
+
 export class Ranking {
   // asks: whether answers may be left out (partial), and whether all may be on one level (ties).
   constructor(article, asks) {
@@ -52,9 +54,10 @@ export class Ranking {
 
   get words() {
     const left = this.letters.length - this.order.flat().length;
-    if (left === this.letters.length) return "Pick the answers, best first.";
-    const words = this.order.map((group) => group.map((side) => this.letters[side]).join(" = ")).join(" > ");
-    return `${words}${this.tieNext ? " = ?" : ""}${left ? ` (${left} left)` : ""}`;
+    if (left === this.letters.length) return words("pick-in-order");
+    const order = this.order.map((group) => group.map((side) => this.letters[side]).join(" = ")).join(" > ");
+    // The order reads from the left whatever the page does: "A > B" must not become "B < A".
+    return `\u2066${order}${this.tieNext ? " = ?" : ""}\u2069${left ? ` ${words("left", { count: left })}` : ""}`;
   }
 
   draw() {
@@ -63,7 +66,7 @@ export class Ranking {
     for (const pick of this.article.querySelectorAll("[data-pick]")) {
       const place = this.order.findIndex((group) => group.includes(Number(pick.dataset.pick)));
       pick.setAttribute("aria-pressed", place >= 0);
-      pick.querySelector(".rank").textContent = place < 0 ? "Pick" : `Place ${place + 1}`;
+      pick.querySelector(".rank").textContent = place < 0 ? words("pick") : words("place", { number: place + 1 });
     }
   }
 }

@@ -1,6 +1,7 @@
 // The answers side by side: one at a time on a phone, marks on what differs, and how long ones scroll.
 
 import { canMark, markDifferences, unmark } from "./diff.js";
+import { words } from "./words.js";
 
 function tabs(article) {
   return [...(article?.querySelectorAll(".tabs button") ?? [])];
@@ -54,9 +55,9 @@ export function toggleDifferences(article) {
   offerDifferences(article);
   if (marked) return "";
   const found = markDifferences(article);
-  if (found === null) return "These two share too little for marks to help";
+  if (found === null) return words("little-shared");
   differences.setAttribute("aria-pressed", "true");
-  return found ? "" : "The two say the same, word for word";
+  return found ? "" : words("nothing-differs");
 }
 
 // Long answers scroll with the page, or each in its own card; the browser remembers which.

@@ -1,20 +1,22 @@
 // The line at the foot of the page that says what has become of an answer.
 
+import { words } from "./words.js";
+
 const status = document.querySelector(".status");
 const { loginUrl } = document.querySelector("#stage").dataset;
 
-export function say(words, tone = "") {
+export function say(sentence, tone = "") {
   status.className = `status ${tone}`;
-  if (status.textContent !== words) status.textContent = words;
+  if (status.textContent !== sentence) status.textContent = sentence;
 }
 
-export function sayWithLink(words, href, text, tone) {
+export function sayWithLink(sentence, href, text, tone) {
   // Every retry says it again: the link stays the same one, so that it can be clicked and keeps the focus.
-  if (status.textContent === `${words} ${text}`) return;
-  say(`${words} `, tone);
+  if (status.textContent === `${sentence} ${text}`) return;
+  say(`${sentence} `, tone);
   status.append(Object.assign(document.createElement("a"), { href, textContent: text }));
 }
 
-export function sayWithLogin(words) {
-  sayWithLink(words, loginUrl, "Sign in again", "needs");
+export function sayWithLogin(sentence) {
+  sayWithLink(sentence, loginUrl, words("sign-in"), "needs");
 }

@@ -1,0 +1,110 @@
+"""Pages speak the language that a person chose, or else the one that their browser asks for."""
+
+import re
+
+import pytest
+from django.conf import settings
+from django.urls import reverse
+from django.utils import translation
+
+from labeling.words import KINDS, desk_words
+
+pytestmark = pytest.mark.django_db
+CODES = [code for code, _ in settings.LANGUAGES]
+SCRIPTS = settings.BASE_DIR / "static" / "js"
+
+
+def frame(response):
+    """Language and direction of a page."""
+    return re.search(r'<html lang="([^"]+)" dir="([^"]+)">', response.content.decode()).groups()
+
+
+def choose(client, code):
+    return client.post(reverse("labeling:language"), {"language": code}, follow=True)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_person_chooses_a_language_for_every_page_and_browser(client, bob, project, code):
+    client.force_login(bob)
+    page = choose(client, code)
+    bob.refresh_from_db()
+    assert bob.language == code
+    direction = "rtl" if code == "ar" else "ltr"
+    assert frame(page) == (code, direction)
+    client.cookies.clear()  # another browser, which asks for another language
+    client.force_login(bob)
+    other = client.get(reverse("labeling:label", args=[project.slug]), headers={"accept-language": "fr"})
+    assert frame(other) == (code, direction)
+
+
+def test_without_a_choice_the_browser_decides_and_english_is_for_the_rest(client, bob):
+    client.force_login(bob)
+    for asked, spoken in [("fr-CA", "fr"), ("zh-CN,en;q=0.5", "zh-hans"), ("ar-EG", "ar"), ("de", "en")]:
+        assert frame(client.get("/", headers={"accept-language": asked}))[0] == spoken
+
+
+def test_the_choice_can_be_given_back_to_the_browser(client, bob):
+    client.force_login(bob)
+    choose(client, "es")
+    client.post(reverse("labeling:language"), {"language": ""}, headers={"accept-language": "fr"})
+    bob.refresh_from_db()
+    assert bob.language == ""
+    assert frame(client.get("/", headers={"accept-language": "fr"}))[0] == "fr"
+
+
+def test_the_door_speaks_what_was_chosen_in_this_browser(client, bob):
+    client.force_login(bob)
+    choose(client, "ar")
+    client.post(reverse("account_logout"))
+    assert frame(client.get(reverse("account_login"))) == ("ar", "rtl")
+
+
+def test_a_language_that_there_is_not_is_refused(client, bob):
+    client.force_login(bob)
+    page = choose(client, "tlh")
+    bob.refresh_from_db()
+    assert bob.language == ""
+    assert "Choose one of the languages listed." in page.content.decode()
+
+
+def test_a_language_that_is_no_more_leaves_the_browser_to_decide(client, bob):
+    type(bob).objects.filter(pk=bob.pk).update(language="tlh")
+    client.force_login(bob)
+    assert frame(client.get("/", headers={"accept-language": "fr"}))[0] == "fr"
+
+
+def test_the_account_page_offers_each_language_by_its_own_name(client, bob):
+    client.force_login(bob)
+    page = client.get(reverse("labeling:account")).content.decode()
+    for code, name in settings.LANGUAGES:
+        assert f'<bdi lang="{code}">{name}</bdi>' in page
+
+
+def test_the_api_speaks_english_whatever_is_asked_for(client, bob):
+    type(bob).objects.filter(pk=bob.pk).update(language="fr")
+    client.force_login(bob)
+    answer = client.post(
+        "/api/v1/projects/", data="{", content_type="application/json", headers={"accept-language": "ar"}
+    )
+    assert answer.headers["Content-Language"] == "en"
+    assert answer.json()["detail"].isascii()
+
+
+def test_scripts_and_words_know_the_same_names():
+    code = "\n".join(path.read_text() for path in SCRIPTS.glob("*.js"))
+    # words("saved"), and both of words(left ? "saving" : "saved")
+    said = {
+        name for call in re.findall(r"\bwords\(([^,;{]*)", code) for name in re.findall(r'"([a-z-]+)"', call)
+    }
+    assert said == set(desk_words())
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_word_has_a_form_for_every_kind_of_number(code):
+    with translation.override(code):
+        words = desk_words()
+    assert all(words.values())
+    counted = [forms for forms in words.values() if isinstance(forms, dict)]
+    assert counted
+    for forms in counted:
+        assert forms.keys() == KINDS.keys() and all(forms.values())
