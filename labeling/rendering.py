@@ -3,7 +3,8 @@
 What a model or a stranger wrote is shown, never run. Four walls, each enough alone for the payloads
 that the peers fell to: the parser knows no raw HTML; links are kept only when they are absolute http,
 https or mailto; mathematics is rebuilt element by element; and the result passes an allow-list (nh3).
-The page's content policy is the fifth. What cannot be rendered is shown as its source.
+The page's content policy is the fifth. What cannot be rendered is shown as its source, and what cannot be
+seen is marked (invisible.py).
 """
 
 import html
@@ -25,6 +26,8 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
+
+from labeling.invisible import hides, show_hidden, swallows
 
 # Beyond these the parser's worst case (a scan for each open bracket) would keep a page waiting for
 # seconds; such a text is shown whole, as text.
@@ -96,11 +99,12 @@ def render_markdown(text: str, top_heading: int = 3) -> SafeString:
         rendered = md.renderer.render(tokens, md.options, env)
     except RecursionError:
         return plain_text(text)
-    return mark_safe(CLEANER.clean(rendered))
+    cleaned = CLEANER.clean(rendered)
+    return plain_text(text) if swallows(text, cleaned) else mark_safe(show_hidden(cleaned))
 
 
 def plain_text(text: str) -> SafeString:
-    return mark_safe(f'<pre class="plain" dir="auto" tabindex="0">{html.escape(text)}</pre>')
+    return mark_safe(f'<pre class="plain" dir="auto" tabindex="0">{show_hidden(html.escape(text))}</pre>')
 
 
 @cache
@@ -185,7 +189,7 @@ def render_formula(
     display = token.type != "math_inline"
     env["formulas"] = env.get("formulas", 0) + 1
     fits = len(token.content) <= MAX_FORMULA_CHARACTERS and env["formulas"] <= MAX_FORMULAS
-    mathml = formula(token.content.strip(), display) if fits else None
+    mathml = formula(token.content.strip(), display) if fits and not hides(token.content) else None
     if mathml is None:
         closing = {"\\(": "\\)", "\\[": "\\]"}.get(token.markup, token.markup)
         return f"<code>{html.escape(token.markup + token.content + closing)}</code>"
