@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -11,7 +12,7 @@ from django.db.models import OuterRef, Subquery
 from django.db.models.functions import Coalesce
 
 from labeling.filters import PreferenceFilter
-from labeling.models import Candidate, DatasetEntry, Edit, Project
+from labeling.models import Assignment, Candidate, DatasetEntry, Edit, Project
 from labeling.models.work import PreferenceQuerySet
 
 ROWS_AT_A_TIME = 1000
@@ -62,6 +63,39 @@ def stream_demonstrations(project: Project, split: str = "") -> Iterator[bytes]:
             row["annotator"] = pseudonyms.get(row["annotator"], "")
             row["written_at"] = _iso(row["written_at"])
             yield _line(row)
+
+
+def stream_put_aside(project: Project, after: int = 0) -> Iterator[bytes]:
+    """Return what people skipped and reported, as JSON lines ordered by id.
+
+    after: the id of the last row that was received.
+    """
+    pseudonyms = _pseudonyms(project)
+    columns = {
+        "id": "id",
+        "outcome": "outcome",
+        "reason": "outcome_reason",
+        "text": "outcome_text",
+        "annotator": "annotator_id",
+        "at": "outcome_at",
+        "sides": "sides",
+        "handling": "handling",
+        "prompt": "comparison__prompt__messages",
+        "prompt_id": "comparison__prompt_id",
+        "split": "comparison__prompt__split",
+        "comparison": "comparison_id",
+    }
+    rows = Assignment.objects.put_aside().filter(comparison__project=project, id__gt=after).order_by("id")
+    with transaction.atomic():
+        read = rows.values_list(*columns.values()).iterator(chunk_size=ROWS_AT_A_TIME)
+        while chunk := list(itertools.islice(read, ROWS_AT_A_TIME)):
+            found = [dict(zip(columns, value, strict=True)) for value in chunk]
+            texts = _texts({row["comparison"] for row in found})
+            for row in found:
+                row["annotator"] = pseudonyms.get(row["annotator"], "")
+                row["at"] = _iso(row["at"])
+                row["completions"] = texts[row["comparison"]]
+                yield _line(row)
 
 
 def read_rows(project: Project, preferences: PreferenceQuerySet, *more: str) -> Iterator[Row]:
@@ -117,6 +151,15 @@ def read_rows(project: Project, preferences: PreferenceQuerySet, *more: str) -> 
 
 def _pseudonyms(project: Project) -> dict[int, str]:
     return dict(project.memberships.values_list("user_id", "pseudonym"))
+
+
+def _texts(comparisons: set[int]) -> dict[int, list[str]]:
+    """Of each comparison the texts of its candidates, by position."""
+    texts: dict[int, list[str]] = defaultdict(list)
+    candidates = Candidate.objects.filter(comparison__in=comparisons).order_by("comparison", "position")
+    for comparison, text in candidates.values_list("comparison_id", "completion__text"):
+        texts[comparison].append(text)
+    return texts
 
 
 def _positions(comparisons: set[int]) -> dict[tuple[int, int], int]:

@@ -87,7 +87,8 @@ def withdraw(judgment: Judgment) -> Assignment:
         _supersede(judgment)
         assignment.outcome, assignment.outcome_at = Assignment.Outcome.NONE, None
         assignment.save(update_fields=["outcome", "outcome_at"])
-        Comparison.objects.filter(pk=comparison.pk).update(closed_at=None)
+        if not comparison.closed_by_report:
+            Comparison.objects.filter(pk=comparison.pk).update(closed_at=None)
         return renew(assignment)
 
 
@@ -182,6 +183,8 @@ def _sent_before(assignment: Assignment, key: uuid.UUID) -> Judgment | None:
 def _hold_slot(comparison: Comparison, assignment: Assignment) -> None:
     if assignment.outcome:
         raise AlreadyAnswered(f"You have {assignment.outcome} this comparison already.")
+    if assignment.slot is None and comparison.closed_at and comparison.closed_by_report:
+        raise LeaseExpired("A manager has taken this comparison away after a report.")
     if assignment.slot is None:
         assignment.slot = take_slot(comparison)
     if assignment.slot is None:

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from labeling.views import account, data, home, label, mine, people
+from labeling.views import account, data, home, label, mine, people, reports
 
 app_name = "labeling"
 urlpatterns = [
@@ -23,6 +23,8 @@ urlpatterns = [
     path("p/<slug:slug>/data/", data.data, name="data"),
     path("p/<slug:slug>/data/import/", data.upload, name="import"),
     path("p/<slug:slug>/data/freeze/", data.freeze, name="freeze"),
+    path("p/<slug:slug>/reports/", reports.reports, name="reports"),
+    path("p/<slug:slug>/reports/<int:report>/decide/", reports.decide, name="report-decide"),
     path("p/<slug:slug>/people/", people.people, name="people"),
     path("p/<slug:slug>/people/<int:member>/role/", people.change_role, name="change-role"),
     path("p/<slug:slug>/people/<int:member>/password/", people.reset_password, name="reset-password"),

@@ -30,6 +30,8 @@ PAGES = {
     "labeling:data": {ALICE},
     "labeling:import": {ALICE},
     "labeling:freeze": {ALICE},
+    "labeling:reports": {ALICE},
+    "labeling:report-decide": {ALICE},
     "labeling:people": {ALICE},
     "labeling:change-role": {ALICE},
     "labeling:reset-password": {ALICE},

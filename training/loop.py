@@ -16,11 +16,11 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, transaction
-from django.db.models import Count, Max, Q
+from django.db.models import Count, Exists, Max, OuterRef, Q
 from django.utils import timezone
 
 from labeling import datasets
-from labeling.models import Comparison, DatasetVersion, Membership, Project, User
+from labeling.models import Comparison, DatasetVersion, Judgment, Membership, Project, User
 from training import candidates, gates, launch, marked, runs
 from training.engine.config import METHODS, check_sources
 from training.models import LoopSettings, ModelVersion, Promotion, Round, Run
@@ -284,7 +284,9 @@ def progress(round: Round) -> tuple[int, int]:
     What everyone has skipped or flagged would keep the round waiting for ever.
     """
     mine = Comparison.objects.filter(in_round__round=round)
-    judged = mine.filter(closed_at__isnull=False).count()
+    # A comparison that a manager took away after a report may have closed without any answer.
+    answered = Exists(Judgment.objects.current().filter(comparison=OuterRef("pk")))
+    judged = mine.filter(answered, closed_at__isnull=False).count()
     people = (
         Membership.objects.active()
         .filter(project=round.project)

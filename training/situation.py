@@ -345,9 +345,7 @@ def _needs(settings: LoopSettings, round: Round | None) -> list[Need]:
         link = reverse("labeling:people", args=[project.slug])
         needs.append(Need("Nobody annotates yet but you.", link=link, link_words="Invite people"))
     needs += _waiting_runs(project)
-    if round and round.is_open:
-        needs += _reported(round)
-    return needs
+    return needs + _reported(project)
 
 
 def _waiting_runs(project: Project) -> list[Need]:
@@ -364,12 +362,13 @@ def _waiting_runs(project: Project) -> list[Need]:
     return [Need(words, link=waiting.get_absolute_url(), link_words="See the run")]
 
 
-def _reported(round: Round) -> list[Need]:
-    flagged = Assignment.objects.filter(comparison__in_round__round=round, outcome="flagged").count()
-    if not flagged:
+def _reported(project: Project) -> list[Need]:
+    waiting = Assignment.objects.waiting_reports().filter(comparison__project=project).count()
+    if not waiting:
         return []
-    words = "comparison of this round was" if flagged == 1 else "comparisons of this round were"
-    return [Need(f"{flagged} {words} reported by annotators.")]
+    words = "comparison was" if waiting == 1 else "comparisons were"
+    link = reverse("labeling:reports", args=[project.slug])
+    return [Need(f"{waiting} {words} reported by annotators.", link=link, link_words="See what it is")]
 
 
 # The history and its charts

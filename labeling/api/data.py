@@ -18,7 +18,7 @@ from labeling.access import MANAGER, READING, access_dataset, access_project
 from labeling.api import serializers
 from labeling.api.paging import NewestFirst
 from labeling.datasets import freeze
-from labeling.exports import stream_demonstrations, stream_preferences
+from labeling.exports import stream_demonstrations, stream_preferences, stream_put_aside
 from labeling.models import DatasetVersion
 
 LINES = "application/x-ndjson"
@@ -49,6 +49,32 @@ class PreferencesView(APIView):
         lines = stream_preferences(project, **asked.validated_data)
         response = StreamingHttpResponse(lines, content_type=LINES)
         response["Content-Disposition"] = f'attachment; filename="{project.slug}-preferences.jsonl"'
+        return response
+
+
+class AfterSerializer(serializers.Strict):
+    after = fields.IntegerField(
+        min_value=0,
+        max_value=serializers.MAX_ID,
+        default=0,
+        help_text="The id of the last line that you have.",
+    )
+
+
+class PutAsideView(APIView):
+    @extend_schema(
+        summary="Stream what people skipped and reported",
+        description="JSON lines in order of id, each with its reason and, of a report, what was decided.",
+        parameters=[AfterSerializer],
+        responses={(200, LINES): serializers.PutAsideSerializer, 400: serializers.ErrorSerializer},
+    )
+    def get(self, request: Request, slug: str) -> StreamingHttpResponse:
+        project = access_project(request.user, slug, *READING)
+        asked = AfterSerializer(data=_query(request))
+        asked.is_valid(raise_exception=True)
+        lines = stream_put_aside(project, **asked.validated_data)
+        response = StreamingHttpResponse(lines, content_type=LINES)
+        response["Content-Disposition"] = f'attachment; filename="{project.slug}-put-aside.jsonl"'
         return response
 
 

@@ -328,6 +328,27 @@ class PreferenceSerializer(serializers.Serializer):
     dataset_version = serializers.IntegerField(help_text="The latest frozen version that has it; 0 for none.")
 
 
+class PutAsideSerializer(serializers.Serializer):
+    """A comparison that somebody skipped or reported."""
+
+    id = serializers.IntegerField()
+    outcome = serializers.ChoiceField(choices=Assignment.PUT_ASIDE)
+    reason = serializers.CharField()
+    text = serializers.CharField(help_text="What the person wrote beside it.")
+    annotator = serializers.CharField(help_text="A pseudonym.")
+    at = serializers.DateTimeField()
+    sides = serializers.ListField(child=serializers.IntegerField(), help_text="Positions as shown.")
+    handling = serializers.ChoiceField(
+        choices=Assignment.Handling.choices,
+        help_text="What a manager decided on a report; empty while it waits.",
+    )
+    prompt = MessageSerializer(many=True)
+    completions = serializers.ListField(child=serializers.CharField(), help_text="By position.")
+    prompt_id = serializers.IntegerField()
+    split = serializers.ChoiceField(choices=["train", "eval"])
+    comparison = serializers.IntegerField()
+
+
 class DemonstrationSerializer(serializers.Serializer):
     """A better answer that a person wrote."""
 

@@ -16,6 +16,7 @@ urlpatterns = [
     path("projects/<slug:slug>/judgments/", work.ReviewView.as_view(), name="judgments"),
     path("projects/<slug:slug>/preferences/", data.PreferencesView.as_view(), name="preferences"),
     path("projects/<slug:slug>/demonstrations/", data.DemonstrationsView.as_view(), name="demonstrations"),
+    path("projects/<slug:slug>/put-aside/", data.PutAsideView.as_view(), name="put-aside"),
     path("projects/<slug:slug>/datasets/", data.DatasetsView.as_view(), name="datasets"),
     path("assignments/<int:pk>/", work.AssignmentView.as_view(), name="assignment"),
     path("assignments/<int:pk>/judgment/", work.AnswerView.as_view(), name="answer"),

@@ -79,6 +79,11 @@ class Comparison(models.Model):
     def __str__(self) -> str:
         return f"comparison {self.pk}"
 
+    @property
+    def closed_by_report(self) -> bool:
+        """Whether a manager has decided that nobody is asked about it any more."""
+        return self.assignments.filter(handling=Assignment.Handling.CLOSED).exists()
+
 
 class Candidate(models.Model):
     """A completion on offer in a comparison. The database wants 2 to 8, all of the comparison's prompt."""
@@ -111,6 +116,14 @@ class AssignmentQuerySet(models.QuerySet["Assignment"]):
         """Leases that run."""
         return self.filter(LIVE)
 
+    def put_aside(self) -> "AssignmentQuerySet":
+        """Skips and reports."""
+        return self.filter(outcome__in=Assignment.PUT_ASIDE)
+
+    def waiting_reports(self) -> "AssignmentQuerySet":
+        """Reports that no manager has decided on."""
+        return self.filter(outcome=Assignment.Outcome.FLAGGED, handled_at=None)
+
     def expired(self) -> "AssignmentQuerySet":
         """Leases that ran out and whose slot nobody has taken yet."""
         return self.filter(EXPIRED)
@@ -129,6 +142,13 @@ class Assignment(models.Model):
         SKIPPED = "skipped", "skipped"
         FLAGGED = "flagged", "flagged"
 
+    class Handling(models.TextChoices):
+        NONE = "", "waits"
+        KEPT = "kept", "asked on"
+        CLOSED = "closed", "asked no more"
+
+    PUT_ASIDE = ("skipped", "flagged")
+
     comparison = models.ForeignKey(
         Comparison, on_delete=models.CASCADE, db_index=False, related_name="assignments"
     )
@@ -146,6 +166,18 @@ class Assignment(models.Model):
     outcome_reason = models.CharField(max_length=200, blank=True)
     outcome_text = models.TextField(blank=True)
     outcome_at = models.DateTimeField(null=True, blank=True)
+    handling = models.CharField(
+        max_length=10,
+        choices=Handling,
+        default="",
+        db_default="",
+        blank=True,
+        help_text="What a manager decided on a report.",
+    )
+    handled_at = models.DateTimeField(null=True, blank=True)
+    handled_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
 
     objects = AssignmentQuerySet.as_manager()
 
@@ -167,6 +199,11 @@ class Assignment(models.Model):
                 condition=~Q(outcome__in=["skipped", "flagged"]) | Q(slot__isnull=True),
                 name="assignment_put_aside_frees_slot",
             ),
+            models.CheckConstraint(
+                condition=Q(handling="", handled_at__isnull=True)
+                | Q(handling__in=["kept", "closed"], handled_at__isnull=False, outcome="flagged"),
+                name="assignment_handled_is_a_report",
+            ),
             # Target of the foreign key by which a judgment repeats its assignment's comparison and person.
             models.UniqueConstraint(
                 fields=["id", "comparison", "annotator"], name="assignment_id_comparison_annotator"
@@ -177,6 +214,16 @@ class Assignment(models.Model):
                 fields=["annotator", "id"],
                 condition=Q(outcome="", slot__isnull=False),
                 name="assignment_leased",
+            ),
+            models.Index(
+                fields=["outcome", "-id"],
+                condition=Q(outcome__in=["skipped", "flagged"]),
+                name="assignment_put_aside",
+            ),
+            models.Index(
+                fields=["id"],
+                condition=Q(outcome="flagged", handled_at__isnull=True),
+                name="assignment_report_waits",
             ),
         ]
 

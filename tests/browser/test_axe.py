@@ -7,8 +7,10 @@ from axe_playwright_python.base import AXE_SCRIPT
 from django.urls import reverse
 
 from config.demo import FORMS, make_form
-from labeling.models import Membership
+from labeling.assignment import flag, next_for
+from labeling.models import Completion, Membership, Prompt
 from labeling.projects import save_guidelines
+from labeling.selection import create_comparison
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -20,7 +22,7 @@ LOOKS = {
 }
 OF_MANAGERS = [
     ("labeling:home", False), ("labeling:account", False), ("labeling:tokens", False), ("labeling:settings", True),
-    ("labeling:guidelines", True), ("labeling:mine", True), ("labeling:data", True), ("labeling:people", True), ("training:loop", True),
+    ("labeling:guidelines", True), ("labeling:mine", True), ("labeling:data", True), ("labeling:people", True), ("labeling:reports", True), ("training:loop", True),
     ("training:loop-settings", True), ("training:runs", True), ("training:versions", True), ("training:schedules", True),
 ]  # fmt: skip
 
@@ -68,15 +70,20 @@ def test_the_desk_and_its_dialogs(sign_in, alice, bob, project, look):
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_the_pages_of_managers(sign_in, open_browser, alice, project, look):
+def test_the_pages_of_managers(sign_in, open_browser, alice, bob, project, look):
     save_guidelines(project, "# Be kind\n\nAnd *short*.", alice)
     assert Membership.objects.get(user=alice).role == "manager"
+    prompt = Prompt.objects.add(project, "Which?")
+    create_comparison(project, prompt, [Completion.objects.add(prompt, text, "m") for text in ("One", "Two")])
+    flag(next_for(bob, project), "harmful", "Look at B.")
     page = open_browser(**LOOKS[look]).new_page()
     page.goto(reverse("account_login"))
     found = {"login": faults_of(page)}
     page = sign_in(alice, **LOOKS[look])
     for name, of_project in OF_MANAGERS:
         page.goto(reverse(name, args=[project.slug] if of_project else []))
+        for closed in page.locator("main details:not([open]) summary").all():
+            closed.click()
         found[name] = faults_of(page)
     page.goto("/nowhere/")
     found["404"] = faults_of(page)

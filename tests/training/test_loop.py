@@ -5,9 +5,10 @@ import uuid
 import pytest
 from django.db import DatabaseError
 
-from labeling.assignment import next_for
+from labeling.assignment import flag, next_for
 from labeling.judging import record
 from labeling.models import Comparison, Completion, DatasetVersion, Project
+from labeling.reports import handle
 from labeling.selection import create_comparison
 from training import launch, loop, runs
 from training.forms import check_overrides
@@ -398,6 +399,18 @@ def test_a_paused_loop_waits(collecting, project, bob):
     loop.advance(collecting.pk)
     assert fresh(collecting).stage == "collect"
     LoopSettings.objects.update(paused=False)
+    loop.advance(collecting.pk)
+    assert fresh(collecting).stage == "reward"
+
+
+def test_a_comparison_taken_away_after_a_report_is_no_answer(collecting, project, bob, alice):
+    reported = next_for(bob, project)
+    flag(reported, "harmful")
+    assert loop.progress(collecting) == (0, 16)
+    handle(reported, alice, "closed")
+    assert loop.progress(collecting) == (0, 15)
+    answer_all(project, bob)
+    assert loop.progress(collecting) == (15, 0)
     loop.advance(collecting.pk)
     assert fresh(collecting).stage == "reward"
 

@@ -1,0 +1,90 @@
+"""What annotators put aside, for managers: reports to decide on, and skips."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import BadRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from labeling.access import MANAGER, access_project
+from labeling.assignment import Conflict
+from labeling.forms import PutAsideForm
+from labeling.models import Assignment
+from labeling.rendering import render_markdown
+from labeling.reports import Handling, handle, put_aside
+from labeling.views.label import LETTERS, SPEAKERS
+
+REPORTS_SHOWN = 20
+SKIPS_SHOWN = 50
+REASONS = dict(PutAsideForm.SKIP_REASONS), dict(PutAsideForm.FLAG_REASONS)
+DECIDED = {
+    Handling.CLOSED: "Nobody is asked about it any more. Answers that were given stay.",
+    Handling.KEPT: "It goes on being asked.",
+}
+
+
+@require_GET
+@login_required
+def reports(request: HttpRequest, slug: str) -> HttpResponse:
+    """Reports that wait, each with what was reported; below, what was decided and skipped, newest first."""
+    project = access_project(request.user, slug, MANAGER)
+    flagged = put_aside(project, Assignment.Outcome.FLAGGED)
+    waiting = list(flagged.waiting_reports()[: REPORTS_SHOWN + 1])
+    skips = put_aside(project, Assignment.Outcome.SKIPPED)
+    before = request.GET.get("before", "")
+    if before.isdecimal() and len(before) < 19:
+        skips = skips.filter(pk__lt=int(before))
+    shown = list(skips[: SKIPS_SHOWN + 1])
+    context = {
+        "project": project,
+        "role": MANAGER,
+        "reports": [in_words(report) for report in waiting[:REPORTS_SHOWN]],
+        "more_reports": len(waiting) > REPORTS_SHOWN,
+        "decided": [in_words(report) for report in flagged.exclude(handled_at=None)[:REPORTS_SHOWN]],
+        "skips": [in_words(skip) for skip in shown[:SKIPS_SHOWN]],
+        "older": shown[SKIPS_SHOWN - 1].pk if len(shown) > SKIPS_SHOWN else None,
+        "before": before,
+    }
+    return render(request, "labeling/reports.html", context)
+
+
+def in_words(assignment: Assignment) -> dict[str, Any]:
+    skipping, flagging = REASONS
+    reasons = skipping if assignment.outcome == Assignment.Outcome.SKIPPED else flagging
+    candidates = assignment.comparison.candidates.all()
+    texts = {candidate.position: candidate.completion.text for candidate in candidates}
+    return {
+        "row": assignment,
+        "reason": reasons.get(assignment.outcome_reason, assignment.outcome_reason),
+        "prompt": assignment.comparison.prompt.text,
+        "messages": [
+            {"who": SPEAKERS[message["role"]], "html": render_markdown(message["content"])}
+            for message in assignment.comparison.prompt.messages
+        ],
+        # In the order in which the person saw them, since their words may name a letter.
+        "answers": [
+            {"letter": letter, "html": render_markdown(texts[position])}
+            for letter, position in zip(LETTERS, assignment.sides, strict=False)
+        ],
+    }
+
+
+@require_POST
+@login_required
+def decide(request: HttpRequest, slug: str, report: int) -> HttpResponse:
+    project = access_project(request.user, slug, MANAGER)
+    flagged = Assignment.objects.filter(comparison__project=project, outcome=Assignment.Outcome.FLAGGED)
+    found = get_object_or_404(flagged, pk=report)
+    handling = request.POST.get("handling")
+    if handling not in DECIDED:
+        raise BadRequest("handling is closed or kept")
+    try:
+        handle(found, request.user, handling)
+    except Conflict as conflict:
+        messages.error(request, str(conflict))
+    else:
+        messages.success(request, DECIDED[handling])
+    return redirect("labeling:reports", slug)

@@ -1,0 +1,165 @@
+"""What annotators put aside: managers decide on reports, and read skips; all of it goes out."""
+
+import json
+import threading
+import uuid
+
+import pytest
+from django.db import connection
+
+from labeling.assignment import Conflict, LeaseExpired, flag, next_for, skip
+from labeling.judging import choice_from_side, record, undo_last
+from labeling.models import Assignment, Comparison
+from labeling.reports import handle
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def reported(project, bob, make_comparison):
+    make_comparison(overlap=2)
+    assignment = next_for(bob, project)
+    flag(assignment, "harmful", "<script>alert(1)</script> in A")
+    return assignment
+
+
+def answer_left(assignment):
+    ranking = choice_from_side(assignment, "left")
+    return record(assignment, "preferred", uuid.uuid4(), ranking=ranking, strength=1)
+
+
+def test_what_is_closed_is_asked_of_nobody_and_answers_stay(project, alice, reported, make_annotator):
+    early, late, later = (make_annotator() for _ in range(3))
+    judgment = answer_left(next_for(early, project))
+    open_on_screen = next_for(late, project)
+    handle(reported, alice, "closed")
+    assert next_for(later, project) is None
+    with pytest.raises(LeaseExpired, match="manager has taken this comparison away"):
+        answer_left(open_on_screen)
+    judgment.refresh_from_db()
+    assert judgment.is_current and judgment.preferences.count() == 1
+    undo_last(early, project)  # which opens a comparison again, but not this one
+    assert next_for(later, project) is None
+
+
+def test_what_is_kept_is_asked_on(project, alice, reported, make_annotator):
+    handle(reported, alice, "kept")
+    assert next_for(make_annotator(), project).comparison_id == reported.comparison_id
+    stored = Assignment.objects.get(pk=reported.pk)
+    assert (stored.handling, stored.handled_by) == ("kept", alice) and stored.handled_at
+
+
+def test_closing_decides_on_all_reports_of_the_comparison(project, alice, reported, make_annotator):
+    other = next_for(make_annotator(), project)
+    flag(other, "private")
+    handle(reported, alice, "closed")
+    assert not Assignment.objects.waiting_reports().exists()
+    assert set(Assignment.objects.values_list("handling", flat=True)) == {"closed"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_managers_one_decides(alice, reported):
+    start, outcomes = threading.Barrier(2), []
+
+    def decide(handling):
+        start.wait()
+        try:
+            handle(Assignment.objects.get(pk=reported.pk), alice, handling)
+            outcomes.append(handling)
+        except Conflict:
+            outcomes.append("too late")
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=decide, args=[handling]) for handling in ("closed", "kept")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes)[-1] == "too late" and len(set(outcomes)) == 2
+    decided = Assignment.objects.get(pk=reported.pk).handling
+    assert decided in outcomes
+    assert Comparison.objects.filter(closed_at=None).exists() == (decided == "kept")
+
+
+def test_the_page_shows_what_was_reported_and_skipped_and_runs_none_of_it(
+    client, project, alice, bob, reported, make_comparison
+):
+    make_comparison()
+    skip(next_for(bob, project), "expertise")
+    client.force_login(alice)
+    page = client.get(f"/p/{project.slug}/reports/").content.decode()
+    assert "1 report waits for you" in page and "It could harm someone" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; in A" in page and "<script>alert" not in page
+    assert "I do not know enough to judge" in page
+    path = f"/p/{project.slug}/reports/{reported.pk}/decide/"
+    assert client.post(path, {"handling": "burn it"}).status_code == 400
+    page = client.post(path, {"handling": "closed"}, follow=True).content.decode()
+    assert "Nobody is asked about it any more" in page and "No report waits" in page
+    page = client.post(path, {"handling": "kept"}, follow=True).content.decode()
+    assert "Somebody else has decided on this report." in page
+    assert Assignment.objects.get(pk=reported.pk).handling == "closed"
+
+
+def test_a_report_of_another_project_is_not_found(client, project, alice, bob, make_comparison, reported):
+    from labeling.projects import create_project
+
+    other = create_project("Other", alice)
+    client.force_login(alice)
+    path = f"/p/{other.slug}/reports/{reported.pk}/decide/"
+    assert client.post(path, {"handling": "closed"}).status_code == 404
+    # Nor is a comparison that was merely skipped.
+    make_comparison(project=project)
+    skipped = next_for(bob, project)
+    skip(skipped, "other")
+    path = f"/p/{project.slug}/reports/{skipped.pk}/decide/"
+    assert client.post(path, {"handling": "closed"}).status_code == 404
+
+
+def test_older_skips_are_a_page_further(client, project, alice, bob, make_comparison, monkeypatch):
+    monkeypatch.setattr("labeling.views.reports.SKIPS_SHOWN", 2)
+    prompts = []
+    for _ in range(3):
+        prompts.append(make_comparison().prompt.text)
+        skip(next_for(bob, project), "other")
+    client.force_login(alice)
+    first = client.get(f"/p/{project.slug}/reports/").content.decode()
+    assert prompts[0] not in first and prompts[1] in first and prompts[2] in first
+    before = Assignment.objects.order_by("-id")[1].pk
+    assert f"?before={before}" in first
+    second = client.get(f"/p/{project.slug}/reports/?before={before}").content.decode()
+    assert prompts[0] in second and prompts[1] not in second
+    assert client.get(f"/p/{project.slug}/reports/?before=1;drop").status_code == 200
+
+
+def test_skips_and_reports_go_out_as_lines(client, project, alice, bob, carol, reported, make_comparison):
+    make_comparison()
+    skipped = next_for(bob, project)
+    skip(skipped, "unclear")
+    handle(reported, alice, "kept")
+    client.force_login(bob)
+    path = f"/api/v1/projects/{project.slug}/put-aside/"
+    assert client.get(path).status_code == 404
+    client.force_login(carol)
+    lines = b"".join(client.get(path).streaming_content).splitlines()
+    first, second = (json.loads(line) for line in lines)
+    texts = [one.completion.text for one in reported.comparison.candidates.all()]
+    assert first == {
+        "id": reported.pk,
+        "outcome": "flagged",
+        "reason": "harmful",
+        "text": "<script>alert(1)</script> in A",
+        "annotator": project.memberships.get(user=bob).pseudonym,
+        "at": first["at"],
+        "sides": reported.sides,
+        "handling": "kept",
+        "prompt": reported.comparison.prompt.messages,
+        "prompt_id": reported.comparison.prompt_id,
+        "split": reported.comparison.prompt.split,
+        "comparison": reported.comparison_id,
+        "completions": texts,
+    }
+    assert (second["outcome"], second["reason"], second["handling"]) == ("skipped", "unclear", "")
+    rest = b"".join(client.get(path, {"after": reported.pk}).streaming_content).splitlines()
+    assert [json.loads(line)["id"] for line in rest] == [skipped.pk]
+    assert client.get(path, {"after": "x"}).status_code == 400
