@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('labeling', '0007_side_by_side'),
+        ('labeling', '0008_person_language'),
     ]
 
     operations = [
