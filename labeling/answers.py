@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from django.core.exceptions import ValidationError
+from django.utils.translation import gettext as _
 
 from labeling.models import Judgment, Preference, Project
 
@@ -75,7 +76,7 @@ def check_answer(project: Project, candidates: int, verdict: str, said: Said) ->
     _check_strength(project, verdict, ranking, strength, candidates)
     reason, tags = _clean_reason(said.get("reason", "")), _clean_tags(project, said.get("reason_tags", ()))
     if project.reason_required and not tags and not reason.strip():
-        raise ValidationError({"reason": "this project wants a reason for every answer"})
+        raise ValidationError({"reason": _("this project wants a reason for every answer")})
     return Answer(
         verdict=verdict,
         ranking=ranking,
@@ -89,27 +90,31 @@ def check_answer(project: Project, candidates: int, verdict: str, said: Said) ->
 
 def _check_verdict(project: Project, verdict: str) -> None:
     if verdict not in Judgment.Verdict.values:
-        raise ValidationError({"verdict": f"must be one of {', '.join(Judgment.Verdict.values)}"})
+        raise ValidationError(
+            {"verdict": _("must be one of %(verdicts)s") % {"verdicts": ", ".join(Judgment.Verdict.values)}}
+        )
     offered = {TIE: project.ties, ALL_BAD: project.all_bad, ALL_GOOD: project.all_good}
     if not offered.get(verdict, True):
-        raise ValidationError({"verdict": f"{verdict} is not offered in this project"})
+        raise ValidationError(
+            {"verdict": _("%(verdict)s is not offered in this project") % {"verdict": verdict}}
+        )
 
 
 def clean_ranking(ranking: Any, candidates: int, field: str = "ranking", partial: bool = False) -> Ranking:
     """Return the ranking as groups, best first; it must name each candidate once, or two at least if partial."""
     if not isinstance(ranking, list | tuple):
-        raise ValidationError({field: "must be a list, best first"})
+        raise ValidationError({field: _("must be a list, best first")})
     groups = [group if isinstance(group, list | tuple) else [group] for group in ranking]
     named = [number for group in groups for number in group]
     if any(isinstance(number, bool) or not isinstance(number, int) for number in named):
-        raise ValidationError({field: "must hold numbers, best first, ties in a list of their own"})
+        raise ValidationError({field: _("must hold numbers, best first, ties in a list of their own")})
     everyone = set(range(candidates))
     if len(set(named)) < len(named) or not set(named) <= everyone or not all(groups):
-        raise ValidationError({field: f"must name each of 0 to {candidates - 1} once"})
+        raise ValidationError({field: _("must name each of 0 to %(last)s once") % {"last": candidates - 1}})
     if partial and len(named) < 2:
-        raise ValidationError({field: "must put at least two in order"})
+        raise ValidationError({field: _("must put at least two in order")})
     if not partial and set(named) != everyone:
-        raise ValidationError({field: f"must name each of 0 to {candidates - 1} once"})
+        raise ValidationError({field: _("must name each of 0 to %(last)s once") % {"last": candidates - 1}})
     return [sorted(group) for group in groups]
 
 
@@ -117,33 +122,37 @@ def _check_strength(
     project: Project, verdict: str, ranking: Ranking | None, strength: int | None, candidates: int
 ) -> None:
     if verdict == PREFERRED and ranking is None:
-        raise ValidationError({"ranking": "must say which one is better"})
+        raise ValidationError({"ranking": _("must say which one is better")})
     if verdict == PREFERRED and len(ranking) < 2:
-        raise ValidationError({"ranking": "puts all on one level; that is a tie"})
+        raise ValidationError({"ranking": _("puts all on one level; that is a tie")})
     if strength is None:
         if verdict == PREFERRED and candidates == 2 and project.strengths:
-            raise ValidationError({"strength": "must say how much better: 1, 2 or 3"})
+            raise ValidationError({"strength": _("must say how much better: 1, 2 or 3")})
         return
     if verdict == TIE or ranking is None:
-        raise ValidationError({"strength": "has no meaning where nothing is better"})
+        raise ValidationError({"strength": _("has no meaning where nothing is better")})
     if isinstance(strength, bool) or strength not in (1, 2, 3):
-        raise ValidationError({"strength": "must be 1, 2 or 3"})
+        raise ValidationError({"strength": _("must be 1, 2 or 3")})
 
 
 def _clean_reason(reason: Any) -> str:
     if not isinstance(reason, str) or "\x00" in reason:
-        raise ValidationError({"reason": "must be a text without NUL characters"})
+        raise ValidationError({"reason": _("must be a text without NUL characters")})
     if len(reason) > MAX_REASON_LENGTH:
-        raise ValidationError({"reason": f"may have at most {MAX_REASON_LENGTH} characters"})
+        raise ValidationError(
+            {"reason": _("may have at most %(most)s characters") % {"most": MAX_REASON_LENGTH}}
+        )
     return reason
 
 
 def _clean_tags(project: Project, tags: Any) -> list[str]:
     """Return the tags, in the project's order. One that it has no more is refused: the person should see it."""
     if not isinstance(tags, list | tuple) or not all(isinstance(tag, str) for tag in tags):
-        raise ValidationError({"reason_tags": "must be a list of texts"})
+        raise ValidationError({"reason_tags": _("must be a list of texts")})
     if unknown := set(tags) - set(project.reason_tags):
-        raise ValidationError({"reason_tags": f"{min(unknown)} is not one of this project's"})
+        raise ValidationError(
+            {"reason_tags": _("%(tag)s is not one of this project's reasons") % {"tag": min(unknown)}}
+        )
     return [tag for tag in project.reason_tags if tag in tags]
 
 
@@ -151,15 +160,30 @@ def _clean_ratings(project: Project, ratings: Any, candidates: int) -> Ratings:
     """Return a rating of each candidate by each of the project's criteria."""
     ratings = {} if ratings is None else ratings
     if not isinstance(ratings, Mapping):
-        raise ValidationError({"ratings": "must be an object of criteria"})
+        raise ValidationError({"ratings": _("must be an object of criteria")})
     if unknown := set(ratings) - set(project.criteria):
-        raise ValidationError({"ratings": f"{min(map(str, unknown))} is not one of this project's criteria"})
+        raise ValidationError(
+            {
+                "ratings": _("%(criterion)s is not one of this project's criteria")
+                % {"criterion": min(map(str, unknown))}
+            }
+        )
     for name in project.criteria:
         given = ratings.get(name)
         if not isinstance(given, list | tuple) or len(given) != candidates:
-            raise ValidationError({"ratings": f"{name} must rate each of the {candidates} answers"})
+            raise ValidationError(
+                {
+                    "ratings": _("%(criterion)s must rate each of the %(count)s answers")
+                    % {"criterion": name, "count": candidates}
+                }
+            )
         if any(isinstance(one, bool) or one not in RATINGS for one in given):
-            raise ValidationError({"ratings": f"{name} must be rated by whole numbers from 1 to 5"})
+            raise ValidationError(
+                {
+                    "ratings": _("%(criterion)s must be rated by whole numbers from 1 to 5")
+                    % {"criterion": name}
+                }
+            )
     return {name: [int(one) for one in ratings[name]] for name in project.criteria}
 
 
@@ -167,7 +191,7 @@ def _clean_seconds(seconds: Any) -> float | None:
     if seconds is None:
         return None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-        raise ValidationError({"seconds_spent": "must be a number of seconds, 0 or more"})
+        raise ValidationError({"seconds_spent": _("must be a number of seconds, 0 or more")})
     # Clocks in browsers jump; a page left open over the weekend says nothing about the work.
     return min(float(seconds), DAY_SECONDS)
 
@@ -177,13 +201,15 @@ def check_edit(project: Project, candidates: int, edit: Better | None) -> Better
     if edit is None:
         return None
     if not project.edits:
-        raise ValidationError({"edit": "this project asks for no better answers"})
+        raise ValidationError({"edit": _("this project asks for no better answers")})
     if isinstance(edit.position, bool) or edit.position not in range(candidates):
-        raise ValidationError({"edit": f"must start from one of the {candidates} answers"})
+        raise ValidationError(
+            {"edit": _("must start from one of the %(count)s answers") % {"count": candidates}}
+        )
     if not isinstance(edit.text, str) or not edit.text.strip():
-        raise ValidationError({"edit": "is empty"})
+        raise ValidationError({"edit": _("is empty")})
     if len(edit.text) > MAX_EDIT_LENGTH:
-        raise ValidationError({"edit": f"may have at most {MAX_EDIT_LENGTH} characters"})
+        raise ValidationError({"edit": _("may have at most %(most)s characters") % {"most": MAX_EDIT_LENGTH}})
     return Better(edit.position, edit.text.replace("\r\n", "\n").strip())
 
 

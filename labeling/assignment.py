@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from django.db import transaction
 from django.db.models.functions import Now
+from django.utils.translation import gettext as _
 
 from labeling.models import Assignment, Candidate, Comparison, Membership, Project, User
 
@@ -59,7 +60,7 @@ def _lease_next(annotator: User, project: Project) -> Assignment | None:
     """Lease the first comparison in the queue that has room for the person."""
     queue = Comparison.objects.filter(project=project).open_for(annotator)
     skip_locked = True
-    for _ in range(ATTEMPTS):
+    for _attempt in range(ATTEMPTS):
         comparison = queue.select_for_update(skip_locked=skip_locked, of=("self",), no_key=True).first()
         if comparison is None and not skip_locked:
             return None
@@ -153,5 +154,15 @@ def _explain(assignment: Assignment) -> None:
     """Raise the reason why an assignment is no longer open."""
     assignment.refresh_from_db()
     if assignment.outcome:
-        raise AlreadyAnswered(f"You have {assignment.outcome} this comparison already.")
-    raise LeaseExpired("Your time for this comparison ran out, and someone else has it now.")
+        raise AlreadyAnswered(done_already(assignment))
+    raise LeaseExpired(_("Your time for this comparison ran out, and someone else has it now."))
+
+
+def done_already(assignment: Assignment) -> str:
+    """What the person did with a comparison that is no longer open to them."""
+    done = {
+        Assignment.Outcome.JUDGED: _("You have judged this comparison already."),
+        Assignment.Outcome.SKIPPED: _("You have skipped this comparison already."),
+        Assignment.Outcome.FLAGGED: _("You have reported this comparison already."),
+    }
+    return done[Assignment.Outcome(assignment.outcome)]

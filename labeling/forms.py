@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from django import forms
 from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.core.exceptions import ValidationError
+from django.utils.translation import gettext_lazy as _
 
 from labeling.answers import MAX_EDIT_LENGTH, MAX_REASON_LENGTH
 from labeling.models import Judgment, Membership, Project, User
@@ -52,17 +53,17 @@ class PutAsideForm(forms.Form):
     """Skip or report a comparison, with a reason."""
 
     SKIP_REASONS: ClassVar = [
-        ("unclear", "I cannot tell what is being asked"),
-        ("expertise", "I do not know enough to judge"),
-        ("language", "It is in a language that I do not read well"),
-        ("same", "The answers say the same"),
-        ("other", "Another reason"),
+        ("unclear", _("I cannot tell what is being asked")),
+        ("expertise", _("I do not know enough to judge")),
+        ("language", _("It is in a language that I do not read well")),
+        ("same", _("The answers say the same")),
+        ("other", _("Another reason")),
     ]
     FLAG_REASONS: ClassVar = [
-        ("harmful", "It could harm someone"),
-        ("private", "It shows private data"),
-        ("broken", "It is broken or unreadable"),
-        ("other", "Something else"),
+        ("harmful", _("It could harm someone")),
+        ("private", _("It shows private data")),
+        ("broken", _("It is broken or unreadable")),
+        ("other", _("Something else")),
     ]
 
     assignment = forms.IntegerField(min_value=1, max_value=2**63 - 1)
@@ -74,7 +75,7 @@ class PutAsideForm(forms.Form):
         said = super().clean()
         known = dict(self.SKIP_REASONS if said.get("outcome") == "skip" else self.FLAG_REASONS)
         if said.get("reason") not in known:
-            raise ValidationError({"reason": "Choose one of the reasons offered."})
+            raise ValidationError({"reason": _("Choose one of the reasons offered.")})
         return said
 
 
@@ -231,6 +232,11 @@ class LanguageForm(forms.ModelForm):
 
 
 class TokenForm(forms.Form):
-    LIFETIMES: ClassVar = [("7", "a week"), ("30", "30 days"), ("90", "90 days"), ("365", "a year")]
+    LIFETIMES: ClassVar = [
+        ("7", _("a week")),
+        ("30", _("30 days")),
+        ("90", _("90 days")),
+        ("365", _("a year")),
+    ]
 
-    lifetime = forms.TypedChoiceField(choices=LIFETIMES, coerce=int, initial="90", label="Works for")
+    lifetime = forms.TypedChoiceField(choices=LIFETIMES, coerce=int, initial="90", label=_("Works for"))

@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import Max
 from django.db.models.functions import Now
+from django.utils.translation import gettext as _
 
 from labeling.answers import (
     Answer,
@@ -19,7 +20,7 @@ from labeling.answers import (
     check_edit,
     clean_ranking,
 )
-from labeling.assignment import AlreadyAnswered, Conflict, LeaseExpired, renew, take_slot
+from labeling.assignment import AlreadyAnswered, Conflict, LeaseExpired, done_already, renew, take_slot
 from labeling.models import (
     Assignment,
     Candidate,
@@ -67,7 +68,7 @@ def revise(judgment: Judgment, verdict: str, client_key: uuid.UUID | str, **said
     """
     key = clean_key(client_key)
     with transaction.atomic():
-        _, assignment = _lock(judgment.assignment)
+        _comparison, assignment = _lock(judgment.assignment)
         if earlier := _sent_before(assignment, key):
             return earlier
         answer, edit = _checked(assignment, verdict, said)
@@ -108,7 +109,7 @@ def clean_key(client_key: uuid.UUID | str) -> uuid.UUID:
     try:
         return client_key if isinstance(client_key, uuid.UUID) else uuid.UUID(str(client_key))
     except ValueError:
-        raise ValidationError({"client_key": "must be a UUID, made anew for each answer"}) from None
+        raise ValidationError({"client_key": _("must be a UUID, made anew for each answer")}) from None
 
 
 # From what was on screen to what is stored
@@ -117,7 +118,7 @@ def clean_key(client_key: uuid.UUID | str) -> uuid.UUID:
 def choice_from_side(assignment: Assignment, side: str) -> Ranking:
     """Return the ranking of a pair in which the candidate shown "left" or "right" is better."""
     if side not in ("left", "right"):
-        raise ValidationError({"side": "must be left or right"})
+        raise ValidationError({"side": _("must be left or right")})
     return ranking_from_sides(assignment, [[0], [1]] if side == "left" else [[1], [0]])
 
 
@@ -143,10 +144,13 @@ def ratings_from_sides(assignment: Assignment, rating_sides: Any) -> dict[str, A
     """Turn ratings in the order shown, by criterion, into ratings by candidate position."""
     sides = assignment.sides
     if not isinstance(rating_sides, dict):
-        raise ValidationError({"rating_sides": "must be an object of criteria"})
+        raise ValidationError({"rating_sides": _("must be an object of criteria")})
     if not all(isinstance(shown, list) and len(shown) == len(sides) for shown in rating_sides.values()):
         raise ValidationError(
-            {"rating_sides": f"must rate each of the {len(sides)} answers by each criterion"}
+            {
+                "rating_sides": _("must rate each of the %(count)s answers by each criterion")
+                % {"count": len(sides)}
+            }
         )
     return {
         name: [shown[side] for side in sorted(range(len(sides)), key=sides.__getitem__)]
@@ -157,7 +161,9 @@ def ratings_from_sides(assignment: Assignment, rating_sides: Any) -> dict[str, A
 def edit_from_side(assignment: Assignment, side: int, text: str) -> Better:
     """Turn a better answer than the one at a place on screen into one than a candidate."""
     if side not in range(len(assignment.sides)):
-        raise ValidationError({"edit": f"must start from one of the {len(assignment.sides)} answers"})
+        raise ValidationError(
+            {"edit": _("must start from one of the %(count)s answers") % {"count": len(assignment.sides)}}
+        )
     return Better(assignment.sides[side], text)
 
 
@@ -176,19 +182,19 @@ def _lock(assignment: Assignment) -> tuple[Comparison, Assignment]:
 def _sent_before(assignment: Assignment, key: uuid.UUID) -> Judgment | None:
     earlier = Judgment.objects.filter(annotator_id=assignment.annotator_id, client_key=key).first()
     if earlier and earlier.assignment_id != assignment.pk:
-        raise ValidationError({"client_key": "was already used for another comparison"})
+        raise ValidationError({"client_key": _("was already used for another comparison")})
     return earlier
 
 
 def _hold_slot(comparison: Comparison, assignment: Assignment) -> None:
     if assignment.outcome:
-        raise AlreadyAnswered(f"You have {assignment.outcome} this comparison already.")
+        raise AlreadyAnswered(done_already(assignment))
     if assignment.slot is None and comparison.closed_at and comparison.closed_by_report:
-        raise LeaseExpired("A manager has taken this comparison away after a report.")
+        raise LeaseExpired(_("A manager has taken this comparison away after a report."))
     if assignment.slot is None:
         assignment.slot = take_slot(comparison)
     if assignment.slot is None:
-        raise LeaseExpired("Your time for this comparison ran out, and others have answered it since.")
+        raise LeaseExpired(_("Your time for this comparison ran out, and others have answered it since."))
 
 
 def _checked(assignment: Assignment, verdict: str, said: Said) -> tuple[Answer, Better | None]:
@@ -214,7 +220,7 @@ def _write(assignment: Assignment, answer: Answer, edit: Better | None, key: uui
     except IntegrityError as error:
         if "judgment_sent_once" not in str(error):
             raise
-        raise ValidationError({"client_key": "was already used for another comparison"}) from None
+        raise ValidationError({"client_key": _("was already used for another comparison")}) from None
     completions = _completions(comparison)
     preferences = build_preferences(judgment, comparison.project, comparison.prompt_id, completions)
     if edit:
@@ -228,7 +234,7 @@ def _write_edit(judgment: Judgment, original_id: int, text: str) -> Preference:
     comparison = judgment.comparison
     prompt, original = comparison.prompt, Completion.objects.get(pk=original_id)
     if original.text.replace("\r\n", "\n").strip() == text:
-        raise ValidationError({"edit": "says the same as the answer that it starts from"})
+        raise ValidationError({"edit": _("says the same as the answer that it starts from")})
     writer = Membership.objects.get(project=comparison.project, user=judgment.annotator_id)
     better = Completion.objects.add(prompt, text, writer.pseudonym)
     Edit.objects.create(judgment=judgment, original=original, completion=better)
@@ -253,7 +259,7 @@ def _completions(comparison: Comparison) -> list[int]:
 def _supersede(judgment: Judgment) -> None:
     current = Judgment.objects.current().filter(pk=judgment.pk)
     if not current.update(is_current=False, superseded_at=Now()):
-        raise Conflict("This answer was changed or taken back in the meantime.")
+        raise Conflict(_("This answer was changed or taken back in the meantime."))
 
 
 def _is_withdrawn(judgment: Judgment, assignment: Assignment) -> bool:

@@ -8,6 +8,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
 
 # No vowels and no look-alikes, so that a pseudonym spells nothing and can be read aloud.
 PSEUDONYM_LETTERS = "bcdfghjkmnpqrstvwxz23456789"
@@ -164,9 +165,9 @@ class Membership(models.Model):
     """
 
     class Role(models.TextChoices):
-        MANAGER = "manager", "manager"
-        ANNOTATOR = "annotator", "annotator"
-        REVIEWER = "reviewer", "reviewer"
+        MANAGER = "manager", _("manager")
+        ANNOTATOR = "annotator", _("annotator")
+        REVIEWER = "reviewer", _("reviewer")
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, db_index=False, related_name="memberships")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="memberships")

@@ -62,7 +62,7 @@ def tokens(request: HttpRequest) -> HttpResponse:
     fresh = None
     if request.method == "POST" and form.is_valid():
         expiry = timedelta(days=form.cleaned_data["lifetime"])
-        _, fresh = get_token_model().objects.create(user=request.user, expiry=expiry)
+        _token, fresh = get_token_model().objects.create(user=request.user, expiry=expiry)
         form = TokenForm()
     own = get_token_model().objects.filter(user=request.user).order_by("-created")
     context = {"form": form, "fresh": fresh, "tokens": own, "now": timezone.now()}
@@ -72,8 +72,8 @@ def tokens(request: HttpRequest) -> HttpResponse:
 @require_POST
 @login_required
 def revoke_token(request: HttpRequest, digest: str) -> HttpResponse:
-    revoked, _ = get_token_model().objects.filter(user=request.user, digest=digest).delete()
+    revoked, _by_model = get_token_model().objects.filter(user=request.user, digest=digest).delete()
     if not revoked:
         raise Http404
-    messages.success(request, "Revoked. Programs that used it are refused from now on.")
+    messages.success(request, _("Revoked. Programs that used it are refused from now on."))
     return redirect("labeling:tokens")

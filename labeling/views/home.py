@@ -9,6 +9,7 @@ from django.db.models import F
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_http_methods
 
 from labeling.access import ANNOTATING, MANAGER, access_project, membership
@@ -69,6 +70,7 @@ def at_a_glance(place: Membership) -> dict[str, object]:
     return {
         "project": place.project,
         "role": place.role,
+        "role_name": place.get_role_display(),
         "waiting": waiting,
         "manages": place.role == MANAGER,
     }
@@ -103,7 +105,7 @@ def guidelines(request: HttpRequest, slug: str) -> HttpResponse:
             raise PermissionDenied
         if form.is_valid():
             save_guidelines(project, form.cleaned_data["guidelines"], request.user)
-            messages.success(request, "Saved. Annotators see them from their next page on.")
+            messages.success(request, _("Saved. Annotators see them from their next page on."))
             return redirect("labeling:guidelines", project.slug)
     return render(
         request,

@@ -15,6 +15,8 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
@@ -28,7 +30,11 @@ from labeling.rendering import render_markdown
 from labeling.words import desk_words
 
 LETTERS = "ABCDEFGH"
-SPEAKERS = {"system": "Instructions", "user": "User", "assistant": "Assistant"}
+SPEAKERS = {
+    "system": gettext_lazy("Instructions"),
+    "user": gettext_lazy("User"),
+    "assistant": gettext_lazy("Assistant"),
+}
 MAX_IDS = 50
 
 View = Callable[..., HttpResponse]
@@ -138,12 +144,12 @@ def desk_post(view: View) -> View:
     @wraps(view)
     def answered(request: HttpRequest, slug: str) -> HttpResponse:
         if not request.user.is_authenticated:
-            return JsonResponse({"message": "You are signed out."}, status=401)
+            return JsonResponse({"message": _("You are signed out.")}, status=401)
         try:
             project = access_project(request.user, slug, *ANNOTATING)
             return JsonResponse(view(request.user, project, posted(request)))
         except Http404:
-            return JsonResponse({"message": "This comparison is not yours any more."}, status=404)
+            return JsonResponse({"message": _("This comparison is not yours any more.")}, status=404)
         except handing.Conflict as conflict:
             return JsonResponse({"message": str(conflict)}, status=409)
         except ValidationError as error:
@@ -156,15 +162,15 @@ def posted(request: HttpRequest) -> dict[str, Any]:
     try:
         values = json.loads(request.body)
     except (ValueError, RecursionError):
-        raise ValidationError("This was not JSON.") from None
+        raise ValidationError(_("This was not JSON.")) from None
     if not isinstance(values, dict):
-        raise ValidationError("This was not a JSON object.")
+        raise ValidationError(_("This was not a JSON object."))
     return values
 
 
 def ids(values: Any) -> list[int]:
     if not isinstance(values, list) or not all(type(v) is int and 0 < v < 2**63 for v in values):
-        raise ValidationError("A list of assignments' numbers was expected.")
+        raise ValidationError(_("A list of assignments' numbers was expected."))
     return values[:MAX_IDS]
 
 
@@ -198,7 +204,7 @@ def answer(user: User, project: Project, values: dict[str, Any]) -> dict[str, An
     if given["revises"]:
         judgment = access_judgment(user, given["revises"])
         if judgment.assignment_id != assignment.pk:
-            raise ValidationError("The answer to be changed is to another comparison.")
+            raise ValidationError(_("The answer to be changed is to another comparison."))
         judgment = judging.revise(judgment, given["verdict"], given["client_key"], **said)
     else:
         judgment = judging.record(assignment, given["verdict"], given["client_key"], **said)
@@ -236,7 +242,7 @@ def undo(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]
     else:
         judgment = judging.latest(user, project)
         if judgment is None:
-            raise handing.Conflict("There is no answer of yours to take back.")
+            raise handing.Conflict(_("There is no answer of yours to take back."))
     if judgment:
         assignment = judging.withdraw(judgment)
     said = said_before(judgment) if judgment else {"draft": {}}

@@ -11,16 +11,20 @@ from django.db.models import BooleanField, Exists, F, Func, OuterRef, Q, QuerySe
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_GET
 
 from labeling.access import ANNOTATING, access_project, membership
 from labeling.agreement import with_others
-from labeling.answers import ALL_BAD, ALL_GOOD, PREFERRED
+from labeling.answers import ALL_BAD, ALL_GOOD, PREFERRED, TIE
 from labeling.models import Candidate, Judgment, Project, User
 from labeling.views.label import LETTERS, progress
 
 PER_PAGE = 25
-STRENGTHS = {1: "slightly better", 2: "better", 3: "much better", None: "better"}
+BETTER = _("%(side)s better")
+STRENGTHS = {1: _("%(side)s slightly better"), 2: BETTER, 3: _("%(side)s much better"), None: BETTER}
+OF_A_PAIR = {ALL_BAD: _("Both bad"), ALL_GOOD: _("Both good"), TIE: _("Tie")}
+OF_MORE = {ALL_BAD: _("All bad"), ALL_GOOD: _("All good"), TIE: _("Tie")}
 RECENT = timedelta(days=30)
 MOST_TIMES = 1_000  # of the newest answers, whose median is told
 
@@ -89,11 +93,11 @@ def verdict_in_words(judgment: Judgment) -> str:
     """The answer in the letters under which the person saw the candidates."""
     sides = judgment.assignment.sides
     if judgment.verdict == PREFERRED and len(sides) == 2:
-        return f"{_letters(judgment, 0)} {STRENGTHS[judgment.strength]}"
+        return STRENGTHS[judgment.strength] % {"side": _letters(judgment, 0)}
     if judgment.verdict == PREFERRED:
         return " > ".join(_letters(judgment, place) for place in range(len(judgment.ranking)))
-    every = "Both" if len(sides) == 2 else "All"
-    return {ALL_BAD: f"{every} bad", ALL_GOOD: f"{every} good"}.get(judgment.verdict, "Tie")
+    said = OF_A_PAIR if len(sides) == 2 else OF_MORE
+    return str(said[judgment.verdict])
 
 
 def _letters(judgment: Judgment, place: int) -> str:
@@ -101,10 +105,10 @@ def _letters(judgment: Judgment, place: int) -> str:
     return " = ".join(sorted(LETTERS[sides.index(position)] for position in judgment.ranking[place]))
 
 
-def usual_seconds(user: User, project: Project) -> float | None:
+def usual_seconds(user: User, project: Project) -> int | None:
     """The median time of the person's newest answers of the last month; None where none was taken."""
     timed = standing(user, project).filter(
         seconds_spent__isnull=False, created_at__gte=timezone.now() - RECENT
     )
     seconds = list(timed.order_by("-id").values_list("seconds_spent", flat=True)[:MOST_TIMES])
-    return median(seconds) if seconds else None
+    return round(median(seconds)) if seconds else None
