@@ -116,7 +116,8 @@ def retry(round: Round) -> None:
         if open_round(round.project):
             raise RoundRefused("Another round is open; it has to end first.")
         halted = Round.objects.filter(pk=round.pk, outcome=Round.Outcome.HALTED)
-        if not halted.update(outcome="", message="", finished_at=None):
+        again = {"outcome": "", "message": "", "finished_at": None, "afterwards": Round.Afterwards.SCORES}
+        if not halted.update(**again):
             raise RoundRefused(f"Round {round.number} is not halted.")
         aside = Run.objects.filter(round=round, stage=round.stage)
         if round.stage != Stage.GENERATE:  # where all of it may have been the same answer

@@ -166,6 +166,12 @@ class Run(models.Model):
         return Path(settings.DATA) / (self.folder or f"runs/{self.pk}")
 
     @property
+    def purpose(self) -> str:
+        """What its round wants of it, in words; empty for a run of its own."""
+        words = dict(Round.Stage.choices) | dict(Round.Afterwards.choices)
+        return words.get(self.stage, "") if self.round_id else ""
+
+    @property
     def is_stale(self) -> bool:
         return self.status == self.Status.RUNNING and self.heartbeat_at < timezone.now() - STALE_AFTER
 
@@ -311,6 +317,16 @@ class Promotion(models.Model):
         return f"{self.version} in use from {self.created_at:%Y-%m-%d %H:%M}"
 
 
+class RoundQuerySet(models.QuerySet["Round"]):
+    def followed(self) -> RoundQuerySet:
+        """Those with a reward model that may be spoken of, after which runs are still to come."""
+        published = Q(outcome=Round.Outcome.PUBLISHED)
+        refused = Q(outcome=Round.Outcome.HALTED, stage=Round.Stage.POLICY_GATE)
+        return self.filter(published | refused, reward__isnull=False).exclude(
+            afterwards=Round.Afterwards.OVER
+        )
+
+
 class Round(models.Model):
     """One turn of the loop. Open while `outcome` is empty; a project has at most one open round."""
 
@@ -329,6 +345,14 @@ class Round(models.Model):
         PUBLISHED = "published", "published"
         HALTED = "halted", "halted"
         CANCELLED = "cancelled", "cancelled"
+
+    class Afterwards(models.TextChoices):
+        """What follows a round, one after another: runs by which people see what their answers did."""
+
+        SCORES = "scores", "scoring answers that people compared"
+        EARLIER = "earlier", "scoring them by the reward model before"
+        ANSWERS = "answers", "answering prompts that people judged"
+        OVER = "over", "over"
 
     project = models.ForeignKey("labeling.Project", models.CASCADE, related_name="rounds")
     number = models.PositiveIntegerField()
@@ -364,6 +388,12 @@ class Round(models.Model):
         "pass to be used.",
     )
     times = models.JSONField(default=dict, blank=True, help_text="By stage: when it was entered.")
+    afterwards = models.CharField(
+        max_length=8,
+        choices=Afterwards,
+        default=Afterwards.SCORES,
+        help_text="What follows it next, once it is published or its new policy was refused.",
+    )
     started_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -371,13 +401,24 @@ class Round(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     finished_at = models.DateTimeField(null=True, blank=True)
 
+    objects = RoundQuerySet.as_manager()
+
     class Meta:
         ordering = ["-id"]
+        indexes = [
+            models.Index(
+                fields=["project", "number"], condition=~Q(afterwards="over"), name="round_followed"
+            ),
+        ]
         constraints = [
             models.UniqueConstraint(fields=["project", "number"], name="round_number_unique"),
             models.UniqueConstraint(fields=["project"], condition=Q(outcome=""), name="round_one_open"),
             models.CheckConstraint(
                 condition=Q(outcome__in=["", "published", "halted", "cancelled"]), name="round_outcome_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(afterwards__in=["scores", "earlier", "answers", "over"]),
+                name="round_afterwards_known",
             ),
         ]
 
@@ -440,6 +481,42 @@ class Generation(models.Model):
 
     def __str__(self) -> str:
         return f"completion {self.completion_id} by {self.model_version or self.run}"
+
+
+class Score(models.Model):
+    """What a reward model says of a completion that people compared, in its own deviations above the mean."""
+
+    model_version = models.ForeignKey(ModelVersion, models.CASCADE, db_index=False, related_name="scores")
+    completion = models.ForeignKey("labeling.Completion", models.CASCADE, related_name="scores")
+    value = models.FloatField()
+    run = models.ForeignKey(Run, models.CASCADE, related_name="scores")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["model_version", "completion"], name="score_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.value:g} for completion {self.completion_id}"
+
+
+class FreshAnswer(models.Model):
+    """What a policy says to a prompt that people judged. It is no candidate: nobody is asked about it."""
+
+    model_version = models.ForeignKey(
+        ModelVersion, models.CASCADE, db_index=False, related_name="fresh_answers"
+    )
+    prompt = models.ForeignKey("labeling.Prompt", models.CASCADE, related_name="fresh_answers")
+    text = models.TextField()
+    run = models.ForeignKey(Run, models.CASCADE, related_name="fresh_answers")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["model_version", "prompt"], name="fresh_answer_once"),
+        ]
+
+    def __str__(self) -> str:
+        return self.text[:80]
 
 
 class Schedule(models.Model):

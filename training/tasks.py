@@ -10,7 +10,7 @@ from celery import shared_task
 from celery.signals import worker_init, worker_shutting_down
 from django.core.cache import cache
 
-from training import launch, loop, runs, schedules
+from training import followup, launch, loop, runs, schedules
 
 _leaving: Event | None = None
 
@@ -42,12 +42,15 @@ def execute_run(run_id: int) -> None:
 
 @shared_task
 def tick() -> None:
-    """Every few seconds: say again what was lost, move rounds on, start what a schedule asks for."""
+    """Every few seconds: say again what was lost, move rounds and what follows them on, start what a
+    schedule asks for.
+    """
     cache.set("tick", True, timeout=10)  # how `rehearse` sees that beat is running
     runs.stop_silent()
     runs.resend()
     schedules.fire_by_amount()
     loop.advance_open()
+    followup.advance_all()
 
 
 @shared_task
