@@ -65,6 +65,6 @@ def make_form(slug: str, form: dict[str, Any], manager: User, annotator: User) -
     from labeling.imports import import_comparisons
     from labeling.projects import add_member, create_project
 
-    project = create_project(**form, manager=manager, slug=slug, overlap=2)
+    project = create_project(**form, manager=manager, slug=slug, overlap=2, languages=["en"])
     add_member(project, annotator, Membership.Role.ANNOTATOR)
     import_comparisons(EXAMPLES / f"{slug}.jsonl", project)

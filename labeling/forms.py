@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 
 from labeling.answers import MAX_EDIT_LENGTH, MAX_REASON_LENGTH
 from labeling.models import Judgment, Membership, Project, User
-from labeling.models.projects import MAX_CRITERIA, MAX_NAME_LENGTH, MAX_REASON_TAGS
+from labeling.models.projects import MAX_CRITERIA, MAX_NAME_LENGTH, MAX_REASON_TAGS, text_languages
 from labeling.projects import save_guidelines
 
 MAX_UPLOAD_BYTES = 200 * 2**20
@@ -111,7 +111,7 @@ class ProjectForm(forms.ModelForm):
     """What a project asks of its annotators, on one page."""
 
     PARTS: ClassVar = {
-        "The project": ("name", "overlap", "lease_seconds"),
+        "The project": ("name", "languages", "overlap", "lease_seconds"),
         "What can be said": (
             "answers_per_comparison",
             "strengths",
@@ -125,6 +125,14 @@ class ProjectForm(forms.ModelForm):
         "Guidelines": ("guidelines",),
     }
 
+    languages = forms.MultipleChoiceField(
+        choices=text_languages,
+        required=False,
+        label="Languages of its texts",
+        widget=forms.SelectMultiple(attrs={"size": 6}),
+        help_text="With one, screen readers read prompts and answers in it. Hold Ctrl or ⌘ to choose several, or to "
+        "choose none.",
+    )
     criteria = WordsField(
         MAX_CRITERIA,
         label="Criteria",
@@ -141,7 +149,7 @@ class ProjectForm(forms.ModelForm):
         model = Project
         fields: ClassVar = [
             "name", "overlap", "lease_seconds", "answers_per_comparison", "strengths", "ties", "all_bad", "all_good", "partial_rankings",
-            "ranking_pairs", "criteria", "reason_tags", "reason_required", "edits", "guidelines",
+            "ranking_pairs", "criteria", "reason_tags", "reason_required", "edits", "languages", "guidelines",
         ]  # fmt: skip
         widgets: ClassVar = {"guidelines": forms.Textarea(attrs={"rows": 8, "dir": "auto"})}
         labels: ClassVar = {
@@ -182,12 +190,16 @@ class NewProjectForm(forms.ModelForm):
     class Meta:
         model = Project
         fields: ClassVar = ["name", "overlap"]
-        labels: ClassVar = {"overlap": "People per comparison"}
+        labels: ClassVar = {"name": _("Name"), "overlap": _("People per comparison")}
+        help_texts: ClassVar = {"overlap": _("How many people judge each new comparison.")}
 
 
 class GuidelinesForm(forms.Form):
     guidelines = forms.CharField(
-        required=False, strip=False, widget=forms.Textarea(attrs={"rows": 18, "dir": "auto"})
+        label=_("Guidelines"),
+        required=False,
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 18, "dir": "auto"}),
     )
 
 

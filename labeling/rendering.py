@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 import nh3
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
 from latex2mathml.converter import convert_to_element
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
@@ -222,8 +223,11 @@ def render_image(
 ) -> str:
     """Say that a picture was here: loading it would tell its host who reads what, and when."""
     token = tokens[idx]
-    words = html.escape(token.content or "no description")
-    return f'<span class="not-loaded">[picture not loaded: {words}, {html.escape(str(token.attrGet("src")))}]</span>'
+    said = _("picture not loaded: %(words)s, %(address)s") % {
+        "words": token.content or _("no description"),
+        "address": token.attrGet("src"),
+    }
+    return f'<span class="not-loaded">[{html.escape(said)}]</span>'
 
 
 def render_heading(

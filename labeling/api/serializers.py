@@ -51,6 +51,9 @@ class ProjectSerializer(serializers.Serializer):
     reason_tags = serializers.ListField(child=serializers.CharField(), help_text="Reasons to pick from.")
     reason_required = serializers.BooleanField(help_text="Whether every answer needs a tag or a comment.")
     edits = serializers.BooleanField(help_text="Whether a better answer may be written.")
+    languages = serializers.ListField(
+        child=serializers.CharField(), help_text="That its texts are written in; none: not said."
+    )
 
 
 class PromptSerializer(serializers.Serializer):

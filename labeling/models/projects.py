@@ -1,8 +1,10 @@
 """Projects and the people in them."""
 
 import secrets
+from operator import itemgetter
 
 from django.conf import settings
+from django.conf.locale import LANG_INFO
 from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -29,6 +31,14 @@ def random_pseudonym() -> str:
 def languages() -> list[tuple[str, str]]:
     """Those that pages can be read in. A function, so that one more needs no migration."""
     return settings.LANGUAGES
+
+
+def text_languages() -> list[tuple[str, str]]:
+    """Every language that Django has a name for, by that and by its own."""
+    named = [(code, known) for code, known in LANG_INFO.items() if "name" in known]
+    return sorted(
+        ((code, f"{known['name']} ({known['name_local']})") for code, known in named), key=itemgetter(1)
+    )
 
 
 class User(AbstractUser):
@@ -101,6 +111,12 @@ class Project(models.Model):
         default=False, help_text="Whether every answer needs a reason: a tag, or a comment."
     )
     edits = models.BooleanField(default=True, help_text="Whether people may write a better answer.")
+    languages = ArrayField(
+        models.CharField(max_length=20, choices=text_languages),
+        default=list,
+        blank=True,
+        help_text="That its texts are written in, by their codes; none: not said.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
@@ -128,6 +144,11 @@ class Project(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def only_language(self) -> str:
+        """That all of its texts are written in, or nothing where that is not known."""
+        return self.languages[0] if len(self.languages) == 1 else ""
 
 
 class GuidelinesVersion(models.Model):

@@ -154,6 +154,7 @@ def preview(project: Project) -> dict[str, Any]:
         "preview": {
             "id": 0,
             "criteria": project.criteria,
+            "language": project.only_language,
             "messages": [{"role": "user", "who": SPEAKERS["user"], "html": "How do I send a lamp back?"}],
             "answers": [
                 {"letter": letter, "html": text}

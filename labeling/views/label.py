@@ -118,6 +118,7 @@ def on_screen(assignment: Assignment | None) -> dict[str, Any] | None:
     return {
         "id": assignment.pk,
         "criteria": assignment.comparison.project.criteria,
+        "language": assignment.comparison.project.only_language,
         "messages": [
             {"role": m["role"], "who": SPEAKERS[m["role"]], "html": render_markdown(m["content"])}
             for m in messages

@@ -34,7 +34,9 @@ export function showSide(article, side) {
   row.scrollTo({ left, behavior: calm ? "instant" : "smooth" });
 }
 
-export function turnSide(article, by) {
+// Show the answer to the left (-1) or to the right (1) of the one seen; in Arabic the first stands on the right.
+export function turnSide(article, towards) {
+  const by = document.documentElement.dir === "rtl" ? -towards : towards;
   showSide(article, Math.min(tabs(article).length - 1, Math.max(0, seenSide(article) + by)));
 }
 

@@ -90,6 +90,78 @@ def test_the_api_speaks_english_whatever_is_asked_for(client, bob):
     assert answer.json()["detail"].isascii()
 
 
+# Pages of managers
+
+
+def main_of(response):
+    return re.search(r"<main .*?</main>", response.content.decode(), re.DOTALL)[0]
+
+
+@pytest.mark.parametrize("page", ["settings", "data", "people", "reports"])
+def test_pages_of_managers_are_english_in_a_frame_of_the_persons_language(client, alice, project, page):
+    type(alice).objects.filter(pk=alice.pk).update(language="ar")
+    client.force_login(alice)
+    shown = client.get(reverse(f"labeling:{page}", args=[project.slug]))
+    assert frame(shown) == ("ar", "rtl")
+    assert re.match(r'<main [^>]*lang="en" dir="ltr"', main_of(shown))
+    in_arabic = r"[\u0600-\u06ff]"
+    without_names = re.sub(r"<select name=\"languages\".*?</select>", "", main_of(shown), flags=re.DOTALL)
+    assert not re.search(in_arabic, without_names)
+
+
+def test_what_a_manager_typed_wrong_is_said_in_english_there(client, alice, project):
+    type(alice).objects.filter(pk=alice.pk).update(language="fr")
+    client.force_login(alice)
+    shown = client.post(reverse("labeling:settings", args=[project.slug]), {"name": "", "overlap": "0"})
+    assert "This field is required." in main_of(shown)
+
+
+# Languages of a project's texts
+
+
+def read_settings(client, project):
+    page = client.get(reverse("labeling:settings", args=[project.slug]))
+    form = page.context["form"]
+    return {name: value for name, value in form.initial.items() if value not in (None, False)} | {
+        name: "\n".join(form.initial[name]) for name in ("criteria", "reason_tags")
+    }
+
+
+@pytest.mark.parametrize(("chosen", "said"), [([], ""), (["sw"], "sw"), (["sw", "zh-hans"], "")])
+def test_the_one_language_of_a_project_marks_its_texts(client, alice, bob, project, comparison, chosen, said):
+    client.force_login(alice)
+    saved = client.post(
+        reverse("labeling:settings", args=[project.slug]),
+        read_settings(client, project) | {"languages": chosen},
+    )
+    assert saved.status_code == 302
+    project.refresh_from_db()
+    assert project.languages == chosen
+    client.force_login(bob)
+    desk = client.get(reverse("labeling:label", args=[project.slug])).content.decode()
+    marked = re.findall(r'<div class="prose(?: read)?" dir="auto" lang="([^"]*)">', desk)
+    assert marked == [said] * 3  # the prompt and two answers
+    home = client.get("/").content.decode()
+    names = {"sw": "Kiswahili", "zh-hans": "简体中文"}
+    assert [f'<bdi lang="{code}">{name}</bdi>' in home for code, name in names.items()] == [
+        code in chosen for code in names
+    ]
+
+
+def test_a_language_that_nobody_knows_is_refused_at_its_field(client, alice, project):
+    client.force_login(alice)
+    shown = client.post(
+        reverse("labeling:settings", args=[project.slug]),
+        read_settings(client, project) | {"languages": ["tlh"]},
+    )
+    assert "tlh is not one of the available choices" in main_of(shown)
+    project.refresh_from_db()
+    assert project.languages == []
+
+
+# Words of scripts
+
+
 def test_scripts_and_words_know_the_same_names():
     code = "\n".join(path.read_text() for path in SCRIPTS.glob("*.js"))
     # words("saved"), and both of words(left ? "saving" : "saved")
