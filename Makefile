@@ -34,6 +34,7 @@ chromium:
 rehearse: install
 	$(BIN)/python manage.py rehearse
 
+# Every page, into docs/screenshots: about ten minutes.
 screenshots: install chromium
 	$(BIN)/python docs/take_screenshots.py
 
