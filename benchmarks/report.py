@@ -2,7 +2,7 @@
 
     python -m benchmarks.report benchmarks/results/full.json
 
-puts the tables of a run into docs/performance.md.
+puts the tables of a run into docs/performance.md, each size in the place of its last run.
 """
 
 import json
@@ -24,7 +24,7 @@ MEMORY = {
     "peer": "peer, all weights trained",
 }
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
-BEGIN, END = "<!-- last run -->", "<!-- /last run -->"
+MARKS = "<!-- last run of {} -->", "<!-- /last run of {} -->"
 
 Figures = Mapping[str, Any]
 Pairs = Sequence[Mapping[str, Figures]]  # of each pair: a side's name to what it measured
@@ -133,24 +133,33 @@ def _row(*cells: str) -> str:
 
 def full_report(report: Mapping[str, Any]) -> list[str]:
     """All sizes of a run, and what they ran on."""
+    return [line for size in report["sizes"] for line in (*of_size(report, size), "")]
+
+
+def of_size(report: Mapping[str, Any], size: str) -> list[str]:
+    """One size of a run, and what it ran on."""
     machine = report["machine"]
-    lines = [
+    return [
+        f"**{size}**",
+        "",
         f"{machine['date']}, commit {machine['commit']}, {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['threads']} threads a side, load before {machine['load_before']}; medians of {report['pairs']} pairs.",
         f"Peer: TRL {machine['peer']['trl']} ({machine['peer']['trl for ppo']} for PPO); torch {machine['peer']['torch']} "
         f"and transformers {machine['peer']['transformers']} on both sides.",
+        "",
+        *tables(report["sizes"][size]["runs"]),
     ]
-    for size, one in report["sizes"].items():
-        lines += ["", f"**{size}**", "", *tables(one["runs"])]
-    return lines
 
 
 def main() -> None:
     """Put a run's tables into the page."""
     report = json.loads(Path(sys.argv[1]).read_text())
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text("\n".join([before + BEGIN, *full_report(report), END + after]))
+    text = PAGE.read_text()
+    for size in report["sizes"]:
+        begin, end = (mark.format(size) for mark in MARKS)
+        before, _, rest = text.partition(begin)
+        text = "\n".join([before + begin, *of_size(report, size), end + rest.partition(end)[2]])
+    PAGE.write_text(text)
 
 
 if __name__ == "__main__":

@@ -162,6 +162,34 @@ def test_a_quick_run_ends_with_every_ratio_and_what_both_models_are_worth():
     }
 
 
+def test_a_size_that_was_not_run_again_keeps_its_tables(tmp_path, monkeypatch):
+    marks = [mark.format(size) for size in ("small", "large") for mark in report.MARKS]
+    (tmp_path / "page.md").write_text(
+        "Before.\n{}\nold small\n{}\nBetween.\n{}\nold large\n{}\nAfter.".format(*marks)
+    )
+    machine = {
+        "date": "2026-11-28",
+        "commit": "abc",
+        "cpu": "x",
+        "cores": 2,
+        "threads": 1,
+        "load_before": 0.1,
+    }
+    machine["peer"] = {"trl": "1.16.0", "trl for ppo": "1.12.0", "torch": "2", "transformers": "5"}
+    pair = {side: figures(80, seconds, seconds, 1e6) for side, seconds in (("ours", 2.0), ("peer", 4.0))}
+    run = {"machine": machine, "pairs": 1, "sizes": {"large": {"runs": {"sampling": [pair]}}}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    monkeypatch.setattr(report, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "run.json")])
+    for _ in range(2):  # the second time changes nothing more
+        report.main()
+        page = (tmp_path / "page.md").read_text()
+        assert "old small" in page and "old large" not in page
+        assert "| sampling, useful tokens a second | 40.0 | 20.0 | 2.00 | 2.00 |" in page
+        assert page.startswith("Before.") and "\nBetween.\n" in page and page.endswith("\nAfter.")
+        assert [page.count(mark) for mark in marks] == [1] * 4
+
+
 def test_gold_is_compared_by_means_with_the_errors_of_both_sides():
     ours, theirs = (2.0, 3.0, 4.0), (2.0, 2.0, 5.0)
     pairs = [
