@@ -66,6 +66,7 @@ SHOTS = [
     Shot("desk-criteria", "labeling:label", ANNOTATOR, "criteria"),
     Shot("desk-conversations", "labeling:label", ANNOTATOR, "conversations"),
     Shot("my-answers", "labeling:mine", ANNOTATOR),
+    Shot("what-my-answers-did", "training:effect", ANNOTATOR, full=True),
     Shot("guidelines", "labeling:guidelines", ANNOTATOR),
     Shot("account", "labeling:account", ANNOTATOR, None),
     Shot("tokens", "labeling:tokens", MANAGER, None),
@@ -128,7 +129,7 @@ def turn_the_loop(address: str, passwords: dict[str, str], rounds: int) -> None:
     rehearsal.await_stage(turn, Round.Stage.COLLECT)
     turn.target //= 2
     rehearsal.collect(turn)
-    while Run.objects.unfinished().exists():
+    while Run.objects.unfinished().exists() or Round.objects.followed().exists():
         time.sleep(POLL_SECONDS)
 
 

@@ -35,6 +35,7 @@ PAGES = {
     "labeling:people": {ALICE},
     "labeling:change-role": {ALICE},
     "labeling:reset-password": {ALICE},
+    "training:effect": {ALICE, BOB},
     "training:loop": {ALICE, CAROL},
     "training:loop-live": {ALICE, CAROL},
     "training:runs": {ALICE, CAROL},

@@ -1,21 +1,41 @@
-"""What a person's answers did: which of them a round took, and what its reward model says of them.
+"""What a person's answers did: what each round learned from them, and where its reward model agrees with them.
 
-All of it is of the person's own standing answers. `followup` has their candidates scored.
+All of it is of the person's own standing answers. `followup` has their candidates scored, and prompts answered again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import chain
-from typing import NamedTuple
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
-from django.db.models import F, Q
+from django.db.models import Count, Exists, F, OuterRef, Q
+from django.utils.translation import gettext as _
 
 from labeling.answers import PREFERRED
-from labeling.models import DatasetEntry, DatasetVersion, Judgment, User
-from training.models import ModelVersion, Round, Score
+from labeling.models import (
+    Assignment,
+    Comparison,
+    Completion,
+    DatasetEntry,
+    DatasetVersion,
+    Judgment,
+    Project,
+    Prompt,
+    User,
+)
+from labeling.rendering import render_markdown
+from labeling.views.mine import in_words
+from training.models import FreshAnswer, ModelVersion, Round, Score
 
 NEWEST_ANSWERS = 100  # of a person, that a round's reward model is asked about
+ROUNDS_SHOWN = 6
+DISAGREEMENTS_SHOWN = 5
+PROMPTS_SHOWN = 3
+Z = 1.96
 
 Pair = tuple[int, int]  # ids of two completions, the preferred one first
 Scores = Mapping[int, float]  # of completions, by their ids
@@ -29,6 +49,96 @@ class Answered(NamedTuple):
     prompt: int
     split: str
     pairs: list[Pair]
+
+
+class Learned(NamedTuple):
+    """How many of a person's answers a dataset version holds, and how many preferences follow from them."""
+
+    trained: int = 0
+    held_out: int = 0
+    preferences: int = 0
+
+
+class Agreement(NamedTuple):
+    """How often a reward model scores what the person preferred higher: of how many answers, which share."""
+
+    of: int
+    share: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval, which does not shrink to a point where all answers agree."""
+        middle = (self.share + Z**2 / (2 * self.of)) / (1 + Z**2 / self.of)
+        spread = self.share * (1 - self.share) / self.of + Z**2 / (4 * self.of**2)
+        half = Z / (1 + Z**2 / self.of) * math.sqrt(spread)
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+    @property
+    def percent(self) -> int:
+        return round(100 * self.share)
+
+    @property
+    def low(self) -> int:
+        return round(100 * self.interval[0])
+
+    @property
+    def high(self) -> int:
+        return round(100 * self.interval[1])
+
+    @property
+    def width(self) -> int:
+        """Of the interval, where 0 to 100 is drawn as a bar."""
+        return self.high - self.low
+
+    @property
+    def place(self) -> int:
+        """Of the figure's mark on that bar, which is 1 wide."""
+        return min(self.percent, 99)
+
+
+@dataclass
+class Told:
+    """What one round did with a person's answers."""
+
+    round: Round
+    learned: Learned
+    answers: list[Answered]
+    scored: list[Answered]  # those of them that the reward model was asked about
+    scores: Scores
+    # By split, what the round's reward model agrees with, and the one before of the same answers.
+    now: dict[str, Agreement]
+    before: dict[str, Agreement] = field(default_factory=dict)
+
+    @property
+    def unmeasured(self) -> str:
+        """Why the reward model was not asked about the answers; empty where it was."""
+        round = self.round
+        if self.now:
+            return ""
+        if round.is_open:
+            return _("The reward model is asked about your answers when the round is over.")
+        if round.outcome == Round.Outcome.CANCELLED:
+            return _("The round was cancelled, so its reward model was not asked about your answers.")
+        if round.outcome == Round.Outcome.HALTED and round.stage != Round.Stage.POLICY_GATE:
+            return _("The reward model was not used, so it was not asked about your answers.")
+        if round.afterwards != Round.Afterwards.OVER:
+            return _("The reward model is being asked about your answers. Look again in a few minutes.")
+        return _("The reward model was not asked about your answers.")
+
+    @property
+    def answering(self) -> bool:
+        """Whether its new policy is still to answer prompts again."""
+        published = self.round.outcome == Round.Outcome.PUBLISHED
+        return published and self.round.afterwards != Round.Afterwards.OVER
+
+    @property
+    def shared(self) -> bool:
+        """Whether its reward model was given a part of the training prompts only."""
+        span = self.round.reward.run.config.get("prompt_span") if self.round.reward.run else None
+        return span not in (None, [0.0, 1.0])
+
+
+# What a version holds of a person
 
 
 def considered(person: User, version: DatasetVersion) -> list[Answered]:
@@ -64,6 +174,29 @@ def considered(person: User, version: DatasetVersion) -> list[Answered]:
     return list(found.values())
 
 
+def learned(person: User, versions: Iterable[int]) -> dict[int, Learned]:
+    """By dataset version what it holds of the person's answers; it reads no other person's rows."""
+    counted: dict[int, dict[str, tuple[int, int]]] = defaultdict(dict)
+    rows = (
+        DatasetEntry.objects.filter(version__in=list(versions), preference__judgment__annotator=person)
+        .values("version", "split")
+        .annotate(answers=Count("preference__judgment", distinct=True), preferences=Count("pk"))
+    )
+    for row in rows:
+        counted[row["version"]][row["split"]] = row["answers"], row["preferences"]
+    return {
+        version: Learned(
+            of_split.get("train", (0, 0))[0],
+            of_split.get("eval", (0, 0))[0],
+            of_split.get("train", (0, 0))[1],
+        )
+        for version, of_split in counted.items()
+    }
+
+
+# Agreement: functions over plain values
+
+
 def agreed(answer: Answered, scores: Scores) -> float | None:
     """The share of an answer's pairs in which the preferred completion scores higher; None where scores lack.
 
@@ -78,13 +211,97 @@ def agreed(answer: Answered, scores: Scores) -> float | None:
     return sum(wins) / len(wins)
 
 
+def agreement(answers: Iterable[Answered], scores: Scores) -> dict[str, Agreement]:
+    """By split: answers that were learned from are easier than those that were held out."""
+    shares: dict[str, list[float]] = defaultdict(list)
+    for answer in answers:
+        if (share := agreed(answer, scores)) is not None:
+            shares[answer.split].append(share)
+    return {split: Agreement(len(found), sum(found) / len(found)) for split, found in shares.items()}
+
+
+def against(answer: Answered, scores: Scores) -> float:
+    """By how much a reward model contradicts an answer most: the other's score over the preferred one's."""
+    return max(scores[rejected] - scores[chosen] for chosen, rejected in answer.pairs)
+
+
+# What a person is told
+
+
+def trained_rounds(project: Project, before: int | None) -> list[Round]:
+    """The newest rounds that trained a reward model, one more than are shown."""
+    rounds = Round.objects.filter(
+        project=project, reward__isnull=False, dataset_version__isnull=False
+    ).select_related("reward__run", "dataset_version")
+    if before:
+        rounds = rounds.filter(number__lt=before)
+    return list(rounds.order_by("-number")[: ROUNDS_SHOWN + 1])
+
+
 def round_before(round: Round) -> Round | None:
     """The one whose reward model this round's is held against."""
     earlier = Round.objects.filter(project=round.project_id, number__lt=round.number, reward__isnull=False)
     return earlier.select_related("reward__run").order_by("-number").first()
 
 
+def told(person: User, rounds: Sequence[Round]) -> list[Told]:
+    """What each round did, in the order given."""
+    counted = learned(person, {round.dataset_version_id for round in rounds})
+    return [_told(person, round, counted.get(round.dataset_version_id, Learned())) for round in rounds]
+
+
+def _told(person: User, round: Round, counted: Learned) -> Told:
+    answers = considered(person, round.dataset_version)
+    scores = scores_of(round.reward, answers)
+    scored = [answer for answer in answers if agreed(answer, scores) is not None]
+    told = Told(round, counted, answers, scored, scores, agreement(scored, scores))
+    if scored and (before := round_before(round)):
+        theirs = agreement(scored, scores_of(before.reward, scored))
+        # A figure of other answers than these could not be held beside theirs.
+        told.before = {split: one for split, one in theirs.items() if one.of == told.now[split].of}
+    return told
+
+
 def scores_of(version: ModelVersion, answers: Iterable[Answered]) -> Scores:
     completions = {completion for answer in answers for pair in answer.pairs for completion in pair}
     found = Score.objects.filter(model_version=version, completion__in=completions)
     return dict(found.values_list("completion", "value"))
+
+
+def disagreements(told: Told) -> list[dict[str, Any]]:
+    """The answers that the round's reward model contradicts most, in words, as the person finds them again."""
+    contradicted = [answer for answer in told.scored if against(answer, told.scores) > 0]
+    contradicted.sort(key=lambda answer: against(answer, told.scores), reverse=True)
+    shown = [answer.judgment for answer in contradicted[:DISAGREEMENTS_SHOWN]]
+    judgments = Judgment.objects.select_related("assignment", "comparison__prompt").in_bulk(shown)
+    return [in_words(judgments[judgment]) for judgment in shown]
+
+
+def fresh_answers(person: User, policy: ModelVersion, answers: Iterable[Answered]) -> list[dict[str, Any]]:
+    """What a policy says to prompts of these answers, beside what the person chose.
+
+    Left out is a prompt about which the person may still be asked: that would tell whose answer is whose.
+    """
+    chosen: dict[int, int] = {}
+    for answer in answers:
+        chosen.setdefault(answer.prompt, answer.pairs[0][0])
+    judged = Assignment.objects.filter(
+        comparison=OuterRef("pk"), annotator=person, outcome=Assignment.Outcome.JUDGED
+    )
+    asked = Comparison.objects.open().filter(~Exists(judged), prompt__in=chosen)
+    fresh = dict(
+        FreshAnswer.objects.filter(model_version=policy, prompt__in=chosen)
+        .exclude(prompt__in=asked.values("prompt"))
+        .values_list("prompt", "text")
+    )
+    shown = list(islice((prompt for prompt in chosen if prompt in fresh), PROMPTS_SHOWN))
+    prompts = Prompt.objects.in_bulk(shown)
+    completions = Completion.objects.in_bulk([chosen[prompt] for prompt in shown])
+    return [
+        {
+            "prompt": prompts[prompt].text,
+            "chosen": render_markdown(completions[chosen[prompt]].text),
+            "fresh": render_markdown(fresh[prompt]),
+        }
+        for prompt in shown
+    ]

@@ -1,9 +1,10 @@
 from django.urls import path
 
-from training.views import loop, runs, schedules, versions
+from training.views import effect, loop, runs, schedules, versions
 
 app_name = "training"
 urlpatterns = [
+    path("p/<slug:slug>/mine/effect/", effect.show, name="effect"),
     path("p/<slug:slug>/loop/", loop.show, name="loop"),
     path("p/<slug:slug>/loop/live/", loop.live, name="loop-live"),
     path("p/<slug:slug>/loop/settings/", loop.edit, name="loop-settings"),

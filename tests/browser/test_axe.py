@@ -11,6 +11,7 @@ from labeling.assignment import flag, next_for
 from labeling.models import Completion, Membership, Prompt
 from labeling.projects import save_guidelines
 from labeling.selection import create_comparison
+from tests.training.rounds import answer_again, ask, loop_of, say, trained
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -66,6 +67,22 @@ def test_the_desk_and_its_dialogs(sign_in, alice, bob, project, look):
     for slug in ("rankings", "conversations", project.slug):
         page.goto(reverse("labeling:label", args=[slug]))
         found[slug] = faults_of(page)
+    assert found == {name: [] for name in found}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_what_my_answers_did(sign_in, bob, project, look):
+    loop_of(project)
+    path = reverse("training:effect", args=[project.slug])
+    page = sign_in(bob, path, **LOOKS[look])
+    found = {"nothing yet": faults_of(page)}
+    ask(project, ["train"] * 3 + ["eval"] * 2)
+    say(bob, project, "kind")
+    trained(project, lambda one: "kind" in one.text)
+    answer_again(trained(project, lambda one: "short" in one.text), "It is **on its way**. " * 200)
+    page.reload()
+    assert page.locator(".agreement, .contradicted li, .again, .past li").count() > 5
+    found["learned"] = faults_of(page)
     assert found == {name: [] for name in found}
 
 

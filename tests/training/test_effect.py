@@ -1,0 +1,330 @@
+"""What my answers did: what each round learned from a person, where it agrees, and what nobody else is shown."""
+
+import uuid
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from labeling.answers import Better
+from labeling.assignment import next_for
+from labeling.judging import revise, withdraw
+from labeling.models import User
+from labeling.projects import add_member
+from labeling.selection import create_comparison
+from tests.training.rounds import answer_again, ask, loop_of, say, trained
+from training import effect
+from training.effect import Agreement, Answered, Learned
+from training.models import LoopSettings, Round
+
+SPLITS = ["train"] * 6 + ["eval"] * 3
+
+
+def likes_kind(completion):
+    return "kind" in completion.text
+
+
+def likes_short(completion):
+    return "short" in completion.text
+
+
+@pytest.fixture
+def asked(project):
+    loop_of(project)
+    return ask(project, SPLITS)
+
+
+@pytest.fixture
+def bobs(client, bob):
+    client.force_login(bob)
+
+    def page(**query):
+        response = client.get(reverse("training:effect", args=["support"]), query)
+        assert response.status_code == 200
+        return " ".join(response.content.decode().split())
+
+    return page
+
+
+def told(person, project):
+    return effect.told(person, effect.trained_rounds(project, None))
+
+
+# Functions over plain values
+
+
+def answer(split, *pairs):
+    return Answered(1, 1, 1, split, list(pairs))
+
+
+def test_an_answer_is_agreed_with_where_the_preferred_one_scores_higher():
+    scores = {1: 2.0, 2: 1.0, 3: 1.0}
+    assert effect.agreed(answer("train", (1, 2)), scores) == 1.0
+    assert effect.agreed(answer("train", (2, 1)), scores) == 0.0
+    assert effect.agreed(answer("train", (2, 3)), scores) == 0.5
+    assert effect.agreed(answer("train", (1, 2), (1, 3), (3, 1), (2, 1)), scores) == 0.5, (
+        "a ranking by its pairs"
+    )
+    assert effect.agreed(answer("train", (1, 4)), scores) is None
+
+
+def test_held_out_answers_are_counted_apart_from_those_learned_from():
+    scores = {1: 2.0, 2: 1.0}
+    right, wrong = (1, 2), (2, 1)
+    answers = [answer("train", right)] * 3 + [answer("train", wrong), answer("eval", wrong)]
+    assert effect.agreement(answers, scores) == {"train": Agreement(4, 0.75), "eval": Agreement(1, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "interval"),
+    # Wilson's, from the table in Newcombe, Statistics in Medicine 17 (1998), and the closed form 1 / (1 + z² / n).
+    [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0.0, 0.1611)), (5, 5, (0.5655, 1.0))],
+)
+def test_the_interval_is_wilsons(right, of, interval):
+    assert Agreement(of, right / of).interval == pytest.approx(interval, abs=1e-4)
+
+
+# What is told
+
+
+def test_a_round_tells_how_many_answers_of_a_person_trained_it(project, bob, asked):
+    eve = User.objects.create_user("eve")
+    add_member(project, eve, "annotator")
+    say(bob, project, "kind")
+    ask(project, ["train", "eval", "eval"])
+    say(eve, project, "short")
+    trained(project)
+    assert [one.learned for one in told(bob, project)] == [Learned(6, 3, 6)]
+    assert [one.learned for one in told(eve, project)] == [Learned(1, 2, 1)]
+
+
+def test_a_ranking_is_one_answer_and_several_preferences(project, bob):
+    loop_of(project)
+    ask(project, ["train"], ("kind", "short", "rude", "long"))
+    say(bob, project, "kind")
+    trained(project)
+    (one,) = told(bob, project)
+    assert one.learned == Learned(1, 0, 6)
+    assert [len(answer.pairs) for answer in one.answers] == [6]
+
+
+def test_the_new_reward_model_stands_beside_the_one_before_on_the_same_answers(project, bob, asked):
+    say(bob, project, "kind")
+    first = trained(project, likes_short)
+    trained(project, likes_kind)
+    newest, oldest = told(bob, project)
+    assert newest.now == {"train": Agreement(6, 1.0), "eval": Agreement(3, 1.0)}
+    assert newest.before == oldest.now == {"train": Agreement(6, 0.0), "eval": Agreement(3, 0.0)}
+    assert oldest.before == {}
+    first.reward.scores.filter(completion__prompt=asked[-1].prompt).delete()
+    assert "eval" not in told(bob, project)[0].before, "a figure of fewer answers is not held beside it"
+
+
+def test_only_standing_answers_with_a_winner_are_considered(project, bob, asked):
+    given = say(bob, project, "kind")
+    version = trained(project).dataset_version
+    assert [one.judgment for one in effect.considered(bob, version)] == [one.pk for one in reversed(given)]
+    withdraw(given[0])
+    revise(given[1], "tie", uuid.uuid4())
+    revise(given[2], "preferred", uuid.uuid4(), ranking=given[2].ranking, strength=1)
+    assert [one.judgment for one in effect.considered(bob, version)] == [
+        one.pk for one in reversed(given[3:])
+    ]
+    later = trained(project).dataset_version
+    assert len(effect.considered(bob, later)) == len(given) - 2
+    assert len(effect.considered(bob, version)) == len(given) - 3, "what was said since was not in it"
+
+
+def test_a_better_answer_of_ones_own_is_none_that_a_model_is_held_to(project, bob):
+    loop_of(project)
+    ask(project, ["train"])
+    (judgment,) = say(bob, project, "kind", edit=Better(0, "A kind answer, and a true one."))
+    assert judgment.preferences.count() == 2
+    (one,) = effect.considered(bob, trained(project).dataset_version)
+    assert [len(one.pairs), one.judgment] == [1, judgment.pk]
+
+
+def test_only_the_newest_answers_are_considered(project, bob, asked, monkeypatch):
+    monkeypatch.setattr(effect, "NEWEST_ANSWERS", 4)
+    given = say(bob, project, "kind")
+    version = trained(project).dataset_version
+    ask(project, ["train"] * 5)
+    say(bob, project, "kind")
+    assert [one.judgment for one in effect.considered(bob, version)] == [one.pk for one in given[:-5:-1]]
+
+
+def test_what_it_contradicts_most_comes_first_and_leads_back_to_the_comparison(project, bob, asked, bobs):
+    given = say(bob, project, "kind")
+    trained(project, lambda one: one.prompt_id if "short" in one.text else 0)
+    (one,) = told(bob, project)
+    found = effect.disagreements(one)
+    newest = sorted(given, key=lambda judgment: judgment.comparison.prompt_id, reverse=True)
+    assert [row["assignment"] for row in found] == [
+        judgment.assignment_id for judgment in newest[: effect.DISAGREEMENTS_SHOWN]
+    ]
+    page = bobs()
+    assert f"?again={newest[0].assignment_id}" in page
+    assert "Where it disagrees with you most" in page
+
+
+# Fresh answers
+
+
+def test_a_fresh_answer_stands_beside_what_the_person_chose(project, bob, asked, bobs):
+    say(bob, project, "kind")
+    answer_again(trained(project), "**Fresh** <script>alert(1)</script>")
+    (one,) = told(bob, project)
+    found = effect.fresh_answers(bob, project.loop_settings.policy, one.answers)
+    assert len(found) == effect.PROMPTS_SHOWN
+    assert {row["prompt"] for row in found} == {
+        comparison.prompt.text for comparison in asked[-effect.PROMPTS_SHOWN :]
+    }
+    assert all("A kind answer." in row["chosen"] for row in found)
+    page = bobs()
+    assert "<strong>Fresh</strong>" in page
+    assert "<script>alert" not in page
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_no_fresh_answer_to_a_prompt_about_which_the_person_may_be_asked(project, bob, asked, held):
+    say(bob, project, "kind")
+    round = trained(project)
+    answer_again(round)
+    newest = asked[-1].prompt
+    pair = [newest.completions.first(), newest.completions.create(text="A new one.", author="policy-1")]
+    create_comparison(project, newest, pair)
+    if held:
+        assert next_for(bob, project)
+    (one,) = told(bob, project)
+    shown = [row["prompt"] for row in effect.fresh_answers(bob, round.new_policy, one.answers)]
+    assert len(shown) == effect.PROMPTS_SHOWN
+    assert newest.text not in shown
+
+
+def test_a_comparison_that_waits_for_others_hides_nothing_from_who_answered_it(project, bob):
+    loop_of(project)
+    project.overlap = 2
+    project.save()
+    ask(project, ["train"])
+    say(bob, project, "kind")
+    round = trained(project)
+    answer_again(round)
+    (one,) = told(bob, project)
+    assert len(effect.fresh_answers(bob, round.new_policy, one.answers)) == 1
+
+
+def test_what_the_policy_says_is_that_of_the_policy_in_use(project, bob, asked, bobs):
+    say(bob, project, "kind")
+    answer_again(trained(project), "By the first policy of a round.")
+    answer_again(trained(project), "By the second policy of a round.")
+    assert "By the second" in bobs()
+    LoopSettings.objects.update(policy=Round.objects.get(number=1).new_policy)
+    page = bobs()
+    assert "By the first" in page and "By the second" not in page
+
+
+# The page
+
+
+def test_it_is_opened_from_ones_own_answers(client, project, bob):
+    client.force_login(bob)
+    page = client.get(reverse("labeling:mine", args=["support"])).content.decode()
+    assert f'href="{reverse("training:effect", args=["support"])}"' in page
+
+
+def test_without_a_model_it_says_what_will_stand_there(project, bobs):
+    page = bobs()
+    assert "Your answers have trained nothing yet" in page
+    assert "No model is trained in this project so far." in page
+
+
+def test_while_the_first_round_collects_it_says_when_there_will_be_something(project, bobs):
+    settings = loop_of(project)
+    Round.objects.create(project=project, number=1, stage="collect", target=9, policy=settings.policy)
+    assert "Round 1 is collecting answers. When it has trained" in bobs()
+
+
+def test_the_newest_round_is_the_headline_and_those_before_stand_below(project, bob, asked, bobs):
+    say(bob, project, "kind")
+    trained(project, likes_short)
+    trained(project, likes_kind)
+    page = bobs()
+    assert "<h1>Round 2 learned from 6 of your answers</h1>" in page
+    assert "Of the 6 choices between two answers that it learned from, 6 are yours." in page
+    assert "3 more of your answers were held out" in page
+    assert "The reward model before agrees with 0% of the same answers." in page
+    assert "it lies between 44% and 100%" in page, "of three answers"
+    assert "It disagrees with none of these answers" in page
+    assert "agrees with 0% of 3 held-out answers (0% to 56%)" in page, "the first round, among those before"
+
+
+def test_older_rounds_are_a_page_further(project, bob, asked, bobs, monkeypatch):
+    monkeypatch.setattr(effect, "ROUNDS_SHOWN", 2)
+    say(bob, project, "kind")
+    for _ in range(4):
+        trained(project, likes_kind)
+    page = bobs()
+    assert "Round 4 learned" in page and "?before=3" in page
+    page = bobs(before="3")
+    assert "<h3>Round 2</h3>" in page and "<h3>Round 1</h3>" in page
+    assert "<h3>Round 3</h3>" not in page and "?before" not in page
+    for nonsense in ("x", "9" * 40, "-1"):
+        assert "Round 4 learned" in bobs(before=nonsense)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"outcome": "", "stage": "policy"}, "is asked about your answers when the round is over"),
+        ({"afterwards": "scores"}, "is being asked about your answers"),
+        ({"outcome": "halted", "stage": "reward_gate"}, "was not used, so it was not asked"),
+        ({"outcome": "cancelled", "stage": "policy"}, "The round was cancelled"),
+        ({}, "The reward model was not asked about your answers."),
+    ],
+)
+def test_a_reward_model_that_was_not_asked_is_told_with_the_reason(project, bob, asked, bobs, fields, words):
+    say(bob, project, "kind")
+    trained(project, **fields)
+    assert words in bobs()
+
+
+def test_a_round_before_the_first_answer_learned_from_none(project, alice, bob, asked, bobs):
+    say(alice, project, "kind")
+    answer_again(trained(project, likes_kind))
+    page = bobs()
+    assert "Round 1 learned from none of your answers" in page
+    assert "Fresh" not in page and "A kind answer." not in page and "A fresh answer." not in page
+
+
+def test_a_manager_sees_their_own_page_and_nobody_anothers(client, project, alice, bob, asked, bobs):
+    say(bob, project, "kind")
+    answer_again(trained(project, likes_short))
+    assert "Round 1 learned from 6 of your answers" in bobs()
+    client.force_login(alice)
+    page = client.get(
+        reverse("training:effect", args=["support"]) + f"?person={bob.pk}&user=bob"
+    ).content.decode()
+    assert "learned from none of your answers" in " ".join(page.split())
+    assert "Where is parcel" not in page
+
+
+def test_more_answers_cost_no_more_queries(project, bob, asked, client):
+    client.force_login(bob)
+
+    def queries():
+        with CaptureQueriesContext(connection) as captured:
+            assert client.get(reverse("training:effect", args=["support"])).status_code == 200
+        return len(captured)
+
+    say(bob, project, "kind")
+    answer_again(trained(project, likes_short))
+    few = queries()
+    Round.objects.update(number=5)
+    ask(project, SPLITS * 3)
+    say(bob, project, "kind")
+    round = trained(project, likes_short)
+    answer_again(round)
+    Round.objects.filter(number=5).update(reward=None)
+    assert len(effect.considered(bob, round.dataset_version)) == 4 * len(SPLITS)
+    assert queries() == few

@@ -1,0 +1,40 @@
+"""What an annotator's answers did: the page that a person opens from their own answers."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET
+
+from labeling.access import ANNOTATING, access_project, membership
+from training import effect, loop
+from training.views.loop import settings_of
+
+
+@never_cache
+@require_GET
+@login_required
+def show(request: HttpRequest, slug: str) -> HttpResponse:
+    """Round by round, the newest first, what became of the person's own answers; nobody sees another's."""
+    project = access_project(request.user, slug, *ANNOTATING)
+    settings = settings_of(project)
+    before = request.GET.get("before", "")
+    number = int(before) if before.isdecimal() and len(before) < 10 else None
+    rounds = effect.trained_rounds(project, number)
+    shown = rounds[: effect.ROUNDS_SHOWN]
+    told = effect.told(request.user, shown)
+    newest = told[0] if told and number is None else None
+    context = {
+        "project": project,
+        "role": membership(request.user, project).role,
+        "settings": settings,
+        "open_round": loop.open_round(project),
+        "newest": newest,
+        "disagreements": effect.disagreements(newest) if newest else [],
+        "fresh": effect.fresh_answers(request.user, settings.policy, newest.answers) if newest else [],
+        "earlier": told[1:] if newest else told,
+        "older": shown[-1].number if len(rounds) > len(shown) else None,
+    }
+    return render(request, "training/effect.html", context)
