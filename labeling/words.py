@@ -10,7 +10,8 @@ from collections.abc import Callable
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-# A number of each kind that Unicode's plural rules tell apart. A language without a kind never asks for it.
+# A number of each kind that Unicode's plural rules tell apart. A language without a kind never asks for it; whole
+# millions, which Spanish and French have a kind for, are not counted here.
 KINDS = {"zero": 0, "one": 1, "two": 2, "few": 3, "many": 11, "other": 100}
 
 Words = dict[str, str | dict[str, str]]

@@ -11,6 +11,7 @@ function tabs(article) {
 export function followSides(article) {
   const row = article.querySelector(".answers");
   row.scrollLeft = 0;
+  if (row.scrollWidth > row.clientWidth) row.tabIndex = 0; // what scrolls can be reached by key as well
   const mark = () => {
     const seen = Math.round(Math.abs(row.scrollLeft) / Math.max(1, row.firstElementChild.offsetWidth));
     tabs(article).forEach((tab, index) => {
