@@ -1,11 +1,18 @@
-"""How far people say the same: one person's answers beside those of others to the same comparisons."""
+"""How far people say the same: one person's answers beside those of others, and beside their own of before."""
 
+import math
 from collections import defaultdict
+from collections.abc import Iterable
+from statistics import NormalDist
 from typing import NamedTuple
 
-from labeling.models import Judgment, Project, User
+from labeling.models import Comparison, Judgment, Project, User
 
 MOST_ANSWERS = 2_000  # of the person, the newest
+MOST_REPEATS = 20_000  # of a project's people together, the newest
+Z = NormalDist().inv_cdf(0.975)  # of intervals that hold the truth 19 times of 20
+
+Best = frozenset[int] | str
 
 
 class Agreement(NamedTuple):
@@ -24,16 +31,100 @@ def with_others(person: User, project: Project) -> Agreement:
     """The person's newest answers, each beside every other person's standing answer to the same comparison."""
     own = Judgment.objects.current().filter(annotator=person, comparison__project=project)
     mine = dict(own.order_by("-id").values_list("comparison", "id")[:MOST_ANSWERS])
-    # The candidates on the highest level of an answer, or its verdict where all are on one.
-    said: dict[int, dict[int, frozenset[int] | str]] = defaultdict(dict)
+    said: dict[int, dict[int, Best]] = defaultdict(dict)
     judgments = Judgment.objects.current().filter(comparison__in=mine)
     for comparison, annotator, verdict, ranking in judgments.values_list(
         "comparison", "annotator", "verdict", "ranking"
     ):
-        said[comparison][annotator] = frozenset(ranking[0]) if ranking else verdict
+        said[comparison][annotator] = best(verdict, ranking)
     same = of = 0
     for answers in said.values():
         own_best = answers.pop(person.pk)
         same += sum(other == own_best for other in answers.values())
         of += len(answers)
     return Agreement(same, of)
+
+
+def best(verdict: str, ranking: list[list[int]] | None) -> Best:
+    """The candidates on the highest level of an answer, or its verdict where all are on one."""
+    return frozenset(ranking[0]) if ranking else verdict
+
+
+class Shown(NamedTuple):
+    """What was said to a comparison, and which candidate stood where."""
+
+    verdict: str
+    ranking: list[list[int]] | None
+    sides: list[int]
+
+    @property
+    def best(self) -> Best:
+        return best(self.verdict, self.ranking)
+
+    @property
+    def place(self) -> int | None:
+        """The place on screen of the one that was best; None where it was not one."""
+        found = self.best
+        return (
+            self.sides.index(next(iter(found))) if isinstance(found, frozenset) and len(found) == 1 else None
+        )
+
+
+class Consistency(NamedTuple):
+    """Of comparisons that were asked twice, sides swapped: how many were answered the same.
+
+    same_side counts those where the person chose the same place on screen instead, and so another answer.
+    """
+
+    same: int = 0
+    of: int = 0
+    same_side: int = 0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.same, self.of)
+
+
+def consistency(pairs: Iterable[tuple[Shown, Shown]]) -> Consistency:
+    """Count what was said the first time beside what was said the second time."""
+    same = of = same_side = 0
+    for first, second in pairs:
+        of += 1
+        if first.best == second.best:
+            same += 1
+        elif first.place is not None and first.place == second.place:
+            same_side += 1
+    return Consistency(same, of, same_side)
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a share, by Wilson's score; unlike the plain one it does not shrink to nothing at 0 and 1.
+
+    Source: Wilson 1927; Brown, Cai and DasGupta 2001, section 3.1.1. Without trials it is 0 to 1.
+    """
+    if not trials:
+        return 0.0, 1.0
+    share, squared = successes / trials, Z * Z
+    middle = (share + squared / (2 * trials)) / (1 + squared / trials)
+    spread = (
+        Z * math.sqrt(share * (1 - share) / trials + squared / (4 * trials * trials)) / (1 + squared / trials)
+    )
+    return max(0.0, middle - spread), min(1.0, middle + spread)
+
+
+def with_themselves(project: Project, person: User | None = None) -> dict[int, Consistency]:
+    """Of each person (or one) who was asked again: how far they agree with what they had said before.
+
+    The first answer is the one that stood when it was asked again, the second the one that stands.
+    """
+    repeats = Comparison.objects.filter(project=project, reserved_for__isnull=False)
+    if person:
+        repeats = repeats.filter(reserved_for=person)
+    again = Judgment.objects.current().filter(comparison__in=repeats).order_by("-id")
+    columns = ("verdict", "ranking", "assignment__sides")
+    before = [f"comparison__repeats__{name}" for name in columns]
+    pairs: dict[int, list[tuple[Shown, Shown]]] = defaultdict(list)
+    most = MOST_ANSWERS if person else MOST_REPEATS
+    for annotator, *said in again.values_list("annotator", *before, *columns)[:most]:
+        pairs[annotator].append((Shown(*said[:3]), Shown(*said[3:])))
+    return {annotator: consistency(of_one) for annotator, of_one in pairs.items()}

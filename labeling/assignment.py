@@ -13,6 +13,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
+from labeling import repeats
 from labeling.models import Assignment, Candidate, Comparison, Membership, Project, User
 
 MAX_LIVE_LEASES = 3
@@ -57,8 +58,13 @@ def next_for(annotator: User, project: Project, holding: Iterable[int] = ()) -> 
 
 
 def _lease_next(annotator: User, project: Project) -> Assignment | None:
-    """Lease the first comparison in the queue that has room for the person."""
+    """Lease the first comparison in the queue that has room for the person, or now and then a repeat in its place."""
     queue = Comparison.objects.filter(project=project).open_for(annotator)
+    # In its place only: where nothing waits, repeats alone would be work for nothing.
+    if _chance.random() < project.repeat_share and queue.exists():
+        repeat = repeats.next_for(annotator, project)
+        if repeat and (assignment := _lease(annotator, repeat, project)):
+            return assignment
     skip_locked = True
     for _attempt in range(ATTEMPTS):
         comparison = queue.select_for_update(skip_locked=skip_locked, of=("self",), no_key=True).first()
@@ -106,6 +112,9 @@ def take_slot(comparison: Comparison) -> int | None:
 
 
 def _draw_sides(comparison: Comparison) -> list[int]:
+    """The candidates in random order; of a repeat, in the order opposite to the one judged before."""
+    if comparison.repeats_id:
+        return comparison.repeats.assignment.sides[::-1]
     positions = list(
         Candidate.objects.filter(comparison=comparison)
         .order_by("position")

@@ -17,6 +17,8 @@ from labeling.models.work import PreferenceQuerySet
 
 ROWS_AT_A_TIME = 1000
 PAIR = ("chosen", "rejected")
+# The comparison that was asked again; of preferences only those of better answers have one: see repeats.py.
+REPEAT_OF = "judgment__comparison__repeats__comparison_id"
 UNSEEN = -1  # the side of a better answer, which was written and not shown
 
 Row = dict[str, Any]
@@ -53,6 +55,7 @@ def stream_demonstrations(project: Project, split: str = "") -> Iterator[bytes]:
         "split": "judgment__comparison__prompt__split",
         "comparison": "judgment__comparison_id",
         "judgment": "judgment_id",
+        "repeat_of": REPEAT_OF,
     }
     edits = Edit.objects.current().filter(judgment__comparison__project=project).order_by("id")
     if split:
@@ -62,6 +65,7 @@ def stream_demonstrations(project: Project, split: str = "") -> Iterator[bytes]:
             row = dict(zip(columns, value, strict=True))
             row["annotator"] = pseudonyms.get(row["annotator"], "")
             row["written_at"] = _iso(row["written_at"])
+            row["repeat_of"] = row["repeat_of"] or 0
             yield _line(row)
 
 
@@ -131,6 +135,7 @@ def read_rows(project: Project, preferences: PreferenceQuerySet, *more: str) -> 
         "split": "prompt__split",
         "comparison": "judgment__comparison_id",
         "judgment": "judgment_id",
+        "repeat_of": REPEAT_OF,
     } | {name: name for name in more}
     values = preferences.values_list(*columns.values(), "judgment__assignment__sides")
     with transaction.atomic():  # a cursor inside a transaction reads as it goes; one outside reads all first
@@ -146,6 +151,7 @@ def read_rows(project: Project, preferences: PreferenceQuerySet, *more: str) -> 
                 row["annotator"] = pseudonyms.get(row["annotator"], "")
                 row["seconds_spent"] = row["seconds_spent"] or 0.0
                 row["judged_at"] = _iso(row["judged_at"])
+                row["repeat_of"] = row["repeat_of"] or 0
                 yield row
 
 

@@ -222,7 +222,9 @@ def _write(assignment: Assignment, answer: Answer, edit: Better | None, key: uui
             raise
         raise ValidationError({"client_key": _("was already used for another comparison")}) from None
     completions = _completions(comparison)
-    preferences = build_preferences(judgment, comparison.project, comparison.prompt_id, completions)
+    preferences = []
+    if not comparison.repeats_id:  # a repeat says nothing new of its candidates: see repeats.py
+        preferences = build_preferences(judgment, comparison.project, comparison.prompt_id, completions)
     if edit:
         preferences.append(_write_edit(judgment, completions[edit.position], edit.text))
     Preference.objects.bulk_create(preferences)

@@ -22,14 +22,16 @@ def handle(report: Assignment, manager: User, handling: str) -> None:
     """Decide on a report: `closed` asks nobody about its comparison any more, `kept` lets it go on.
 
     With `closed`, leases that run on the comparison end, and other reports of it are decided in the same way; answers
-    that were given stay. Raises Conflict if somebody else has decided before.
+    that were given stay. With a repeat the comparison that it repeats is closed. Raises Conflict if somebody else has
+    decided before.
     """
-    Comparison.objects.select_for_update(no_key=True).get(pk=report.comparison_id)
+    comparison = Comparison.objects.select_for_update(no_key=True, of=("self",)).get(pk=report.comparison_id)
     waiting = Assignment.objects.waiting_reports()
     decision = {"handling": handling, "handled_at": Now(), "handled_by": manager}
     if not waiting.filter(pk=report.pk).update(**decision):
         raise Conflict("Somebody else has decided on this report.")
     if handling == Handling.CLOSED:
-        waiting.filter(comparison=report.comparison_id).update(**decision)
-        Assignment.objects.live().filter(comparison=report.comparison_id).update(slot=None)
-        Comparison.objects.filter(pk=report.comparison_id, closed_at=None).update(closed_at=Now())
+        concerned = [comparison.pk] + ([comparison.repeats.comparison_id] if comparison.repeats else [])
+        waiting.filter(comparison__in=concerned).update(**decision)
+        Assignment.objects.live().filter(comparison__in=concerned).update(slot=None)
+        Comparison.objects.filter(pk__in=concerned, closed_at=None).update(closed_at=Now())

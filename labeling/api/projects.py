@@ -68,7 +68,9 @@ class ComparisonsView(ListAPIView):
         if getattr(self, "swagger_fake_view", False):
             return Comparison.objects.none()
         project = access_project(self.request.user, self.kwargs["slug"], *READING)
-        return project.comparisons.select_related("prompt").prefetch_related("candidates__completion")
+        return project.comparisons.select_related("prompt", "repeats").prefetch_related(
+            "candidates__completion"
+        )
 
     @extend_schema(summary="List comparisons")
     def get(self, request: Request, slug: str) -> Response:

@@ -9,6 +9,12 @@ from labeling.models import Assignment, Judgment, Membership
 
 MAX_ROWS = 1000
 MAX_ID = 2**63 - 1
+REPEAT_OF = (
+    "The comparison that is asked again of the one person who judged it; the verdict on it trains nothing."
+)
+REPEAT_OR_0 = (
+    "The comparison that was asked again; 0 for none. Of repeats only better answers become preferences."
+)
 
 
 class Strict(serializers.Serializer):
@@ -53,6 +59,9 @@ class ProjectSerializer(serializers.Serializer):
     edits = serializers.BooleanField(help_text="Whether a better answer may be written.")
     languages = serializers.ListField(
         child=serializers.CharField(), help_text="That its texts are written in; none: not said."
+    )
+    repeat_share = serializers.FloatField(
+        help_text="Which share of a person's comparisons are earlier ones, asked again: 0 to 0.2."
     )
 
 
@@ -100,6 +109,9 @@ class ComparisonSerializer(serializers.Serializer):
     candidates = CandidateSerializer(many=True)
     overlap = serializers.IntegerField()
     priority = serializers.IntegerField()
+    repeat_of = serializers.IntegerField(
+        source="repeats.comparison_id", allow_null=True, default=None, help_text=REPEAT_OF
+    )
     created_at = serializers.DateTimeField()
     closed_at = serializers.DateTimeField(allow_null=True)
 
@@ -240,6 +252,9 @@ class ReviewedJudgmentSerializer(serializers.Serializer):
     )
     edit = serializers.SerializerMethodField(help_text="The better answer that came with it.")
     guidelines = serializers.IntegerField(source="guidelines_number", help_text="Number of the guidelines.")
+    repeat_of = serializers.IntegerField(
+        source="comparison.repeats.comparison_id", allow_null=True, default=None, help_text=REPEAT_OF
+    )
     seconds_spent = serializers.FloatField(allow_null=True)
     created_at = serializers.DateTimeField()
 
@@ -328,6 +343,7 @@ class PreferenceSerializer(serializers.Serializer):
     split = serializers.ChoiceField(choices=["train", "eval"])
     comparison = serializers.IntegerField()
     judgment = serializers.IntegerField()
+    repeat_of = serializers.IntegerField(help_text=REPEAT_OR_0)
     dataset_version = serializers.IntegerField(help_text="The latest frozen version that has it; 0 for none.")
 
 
@@ -366,3 +382,4 @@ class DemonstrationSerializer(serializers.Serializer):
     split = serializers.ChoiceField(choices=["train", "eval"])
     comparison = serializers.IntegerField()
     judgment = serializers.IntegerField()
+    repeat_of = serializers.IntegerField(help_text=REPEAT_OR_0)

@@ -151,7 +151,7 @@ class ReviewView(ListAPIView):
         names = Membership.objects.filter(project=project, user=OuterRef("annotator"))
         judgments = Judgment.objects.current().filter(comparison__project=project)
         named = judgments.annotate(pseudonym=Subquery(names.values("pseudonym")[:1]))
-        return named.select_related("assignment", "edit__completion")
+        return named.select_related("assignment", "comparison__repeats", "edit__completion")
 
 
 class JudgmentView(APIView):

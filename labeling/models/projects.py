@@ -20,6 +20,7 @@ MAX_REASON_TAGS = 9  # each has a digit as its key
 MAX_NAME_LENGTH = 40  # of a criterion or a reason tag
 MIN_CANDIDATES = 2
 MAX_CANDIDATES = 8
+MAX_REPEAT_SHARE = 0.2
 
 
 def random_pseudonym() -> str:
@@ -117,6 +118,14 @@ class Project(models.Model):
         blank=True,
         help_text="That its texts are written in, by their codes; none: not said.",
     )
+    repeat_share = models.FloatField(
+        default=0,
+        db_default=0,
+        validators=[MinValueValidator(0), MaxValueValidator(MAX_REPEAT_SHARE)],
+        help_text="Which share of a person's comparisons are ones that they answered before, asked again with the sides "
+        "swapped: 0 (none) to 0.2. It shows how far people agree with themselves, and costs that share of their time; "
+        "their verdict on a repeat trains nothing.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
@@ -139,6 +148,10 @@ class Project(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(ranking_pairs__in=["all", "adjacent"]), name="project_ranking_pairs_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(repeat_share__gte=0, repeat_share__lte=MAX_REPEAT_SHARE),
+                name="project_repeat_share_0_to_a_fifth",
             ),
         ]
 

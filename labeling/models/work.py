@@ -18,8 +18,8 @@ HOLDS_SLOT = LIVE | Q(outcome="judged")
 
 class ComparisonQuerySet(models.QuerySet["Comparison"]):
     def open(self) -> "ComparisonQuerySet":
-        """Those that still want judgments."""
-        return self.filter(closed_at=None)
+        """Those that still want judgments, of whoever comes; a repeat is one person's own affair."""
+        return self.filter(closed_at=None, reserved_for=None)
 
     def open_for(self, annotator: User) -> "ComparisonQuerySet":
         """Those with room for another person, which this one has neither answered nor put aside.
@@ -27,6 +27,13 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
         In the order in which they are to be asked. Whatever is finished costs nothing: the queue is a
         partial index of what is open, and for each comparison on it only its own few assignments are read.
         """
+        return self.open()._with_room_for(annotator)
+
+    def repeats_for(self, annotator: User) -> "ComparisonQuerySet":
+        """The person's repeats that they have neither answered nor put aside, and do not hold."""
+        return self.filter(closed_at=None, reserved_for=annotator)._with_room_for(annotator)
+
+    def _with_room_for(self, annotator: User) -> "ComparisonQuerySet":
         mine = Q(annotator=annotator)
         obstacles = Case(
             When(mine & (~Q(outcome="") | LIVE), then=MORE_THAN_ANY_OVERLAP),
@@ -38,21 +45,42 @@ class ComparisonQuerySet(models.QuerySet["Comparison"]):
         of_comparison = Assignment.objects.filter(comparison=OuterRef("pk")).order_by().values("comparison")
         in_the_way = Subquery(of_comparison.annotate(total=Sum(obstacles)).values("total"))
         return (
-            self.open()
-            .alias(in_the_way=Coalesce(in_the_way, 0))
+            self.alias(in_the_way=Coalesce(in_the_way, 0))
             .filter(in_the_way__lt=F("overlap"))
             .order_by("priority", "id")
         )
 
 
 class Comparison(models.Model):
-    """A prompt with two or more completions side by side, wanted judged by `overlap` people."""
+    """A prompt with two or more completions side by side, wanted judged by `overlap` people.
+
+    A repeat asks one person again what they judged before: the same candidates, for nobody else. It names the
+    judgment and not the comparison, so that what is compared is what was said before it was asked again, however
+    that answer is revised later.
+    """
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, db_index=False, related_name="comparisons")
     prompt = models.ForeignKey(Prompt, on_delete=models.RESTRICT, related_name="comparisons")
     overlap = models.PositiveSmallIntegerField()
     priority = models.SmallIntegerField(default=0, help_text="Lower is asked first.")
     import_key = models.CharField(max_length=64, null=True, blank=True, editable=False)
+    repeats = models.ForeignKey(
+        "Judgment",
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        db_index=False,
+        related_name="repeated_by",
+    )
+    reserved_for = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        db_index=False,
+        related_name="+",
+        help_text="Of a repeat: who gave the judgment that it repeats.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     closed_at = models.DateTimeField(null=True, blank=True)
 
@@ -66,14 +94,27 @@ class Comparison(models.Model):
                 condition=Q(import_key__isnull=False),
                 name="comparison_imported_once",
             ),
+            models.UniqueConstraint(
+                fields=["repeats"], condition=Q(repeats__isnull=False), name="judgment_repeated_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(repeats__isnull=True, reserved_for__isnull=True)
+                | Q(repeats__isnull=False, reserved_for__isnull=False, overlap=1),
+                name="comparison_repeat_is_for_one",
+            ),
         ]
         indexes = [
             models.Index(
                 fields=["project", "priority", "id"],
-                condition=Q(closed_at__isnull=True),
+                condition=Q(closed_at__isnull=True, reserved_for__isnull=True),
                 name="comparison_open",
             ),
             models.Index(fields=["project", "id"], name="comparison_by_project"),
+            models.Index(
+                fields=["reserved_for", "project", "id"],
+                condition=Q(reserved_for__isnull=False),
+                name="comparison_repeats_by_person",
+            ),
         ]
 
     def __str__(self) -> str:

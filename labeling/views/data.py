@@ -25,7 +25,7 @@ def data(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def page(project: Project, form: UploadForm, report: imports.ImportReport | None = None) -> dict[str, object]:
-    comparisons = Comparison.objects.filter(project=project)
+    comparisons = Comparison.objects.filter(project=project, reserved_for=None)  # repeats ask nothing new
     return {
         "project": project,
         "role": MANAGER,

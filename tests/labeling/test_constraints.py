@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from labeling.assignment import next_for
 from labeling.datasets import freeze
+from labeling.judging import record
 from labeling.models import (
     Assignment,
     Candidate,
@@ -76,6 +77,7 @@ def judged(bob, comparison, answer):
         ({"overlap": 0}, "project_overlap_1_to_100"),
         ({"lease_seconds": 0}, "project_lease_within_a_day"),
         ({"ranking_pairs": "some"}, "project_ranking_pairs_known"),
+        ({"repeat_share": 0.21}, "project_repeat_share_0_to_a_fifth"),
         ({"slug": "support"}, "slug"),
     ],
 )
@@ -465,5 +467,88 @@ def test_every_check_looks_rows_up_by_index():
     with connection.cursor() as cursor:
         cursor.execute("SELECT proname, proconfig FROM pg_proc WHERE proname LIKE 'labeling_check_%'")
         checks = dict(cursor.fetchall())
-    assert len(checks) == 7
+    assert len(checks) == 9
     assert all("enable_seqscan=off" in (config or []) for config in checks.values()), checks
+
+
+# Repeats
+
+
+def again(judgment, **fields):
+    values = {"repeats": judgment, "reserved_for": judgment.annotator, "overlap": 1} | fields
+    original = judgment.comparison
+    repeat = Comparison.objects.create(**{"project": original.project, "prompt": original.prompt} | values)
+    for candidate in original.candidates.all():
+        Candidate.objects.create(
+            comparison=repeat, completion=candidate.completion, position=candidate.position
+        )
+    return repeat
+
+
+def test_a_repeat_is_for_whom_it_repeats(judged, alice):
+    with refused("a repeat shows the candidates that its person judged before"):
+        again(judged, reserved_for=alice)
+
+
+@pytest.mark.parametrize("fields", [{"overlap": 2}, {"reserved_for": None}, {"repeats": None}])
+def test_a_repeat_is_one_persons(judged, fields):
+    with refused("comparison_repeat_is_for_one"):
+        again(judged, **fields)
+
+
+def test_a_judgment_is_repeated_once(judged):
+    again(judged)
+    with refused("judgment_repeated_once"):
+        again(judged)
+
+
+def test_a_repeat_shows_the_same_candidates(judged, make_comparison):
+    other = make_comparison(prompt=judged.comparison.prompt)
+    with refused("a repeat shows the candidates that its person judged before"):
+        repeat = Comparison.objects.create(
+            project=other.project,
+            prompt=other.prompt,
+            overlap=1,
+            repeats=judged,
+            reserved_for=judged.annotator,
+        )
+        for candidate in other.candidates.all():
+            Candidate.objects.create(
+                comparison=repeat, completion=candidate.completion, position=candidate.position
+            )
+
+
+def test_no_repeat_is_repeated(judged, bob):
+    repeat = again(judged)
+    second = record(assign(repeat, bob), "tie", uuid.uuid4())
+    with refused("no repeat of a repeat"):
+        again(second)
+
+
+def test_a_repeat_goes_to_nobody_else(judged, alice, bob):
+    repeat = again(judged)
+    with refused("repeats what another person said"):
+        assign(repeat, alice)
+    assign(repeat, bob)
+
+
+def test_a_repeat_stays_what_it_is(judged, comparison, alice):
+    repeat = again(judged)
+    with refused("a comparison stays the repeat that it is"):
+        Comparison.objects.filter(pk=repeat.pk).update(reserved_for=alice)
+    with refused("a comparison stays the repeat that it is"):
+        Comparison.objects.filter(pk=comparison.pk).update(reserved_for=alice, repeats=judged)
+
+
+def test_a_repeats_verdict_is_no_preference(judged, bob):
+    repeat = again(judged)
+    assignment = assign(repeat, bob)
+    preference = judged.preferences.get()
+    with refused("of a repeat only the latter"):
+        Preference.objects.create(
+            project=repeat.project,
+            prompt=repeat.prompt,
+            judgment=judge(assignment, verdict="preferred", ranking=[[0], [1]]),
+            chosen=preference.chosen,
+            rejected=preference.rejected,
+        )

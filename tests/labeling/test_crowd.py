@@ -18,6 +18,8 @@ from django.db import connection
 from django.utils import timezone
 from knox.models import AuthToken
 
+from labeling import assignment as handing
+from labeling import repeats
 from labeling.assignment import next_for
 from labeling.imports import add_comparisons
 from labeling.judging import record
@@ -281,3 +283,55 @@ def test_forty_people_racing_for_four_slots_get_four(crowd, make_annotator):
     assert Counter((lease.comparison_id, lease.slot) for lease in leases) == {
         (comparison, slot): 1 for comparison in left for slot in (0, 1)
     }
+
+
+@pytest.mark.django_db(transaction=True)
+def test_people_at_once_are_asked_again_what_they_said_themselves(crowd, monkeypatch):
+    """Every third comparison is a repeat wherever one is due, and three of every ten clients lose their leases."""
+    project, people = crowd
+    people = people[:8]
+    left = list(Comparison.objects.order_by("id").values_list("id", flat=True)[:120])
+    Comparison.objects.exclude(pk__in=left).update(closed_at=timezone.now())
+    Project.objects.filter(pk=project.pk).update(repeat_share=0.2)
+    project.refresh_from_db()
+    monkeypatch.setattr(repeats, "TIME_BETWEEN", timedelta(0))
+    monkeypatch.setattr(handing, "_chance", Often())
+    failures = []
+
+    def work(person, seed):
+        chance = random.Random(seed)
+        try:
+            while assignment := next_for(person, project):
+                if chance.random() < 0.3:
+                    Assignment.objects.filter(pk=assignment.pk).update(leased_until=timezone.now())
+                else:
+                    record(assignment, "tie", uuid.uuid4())
+        except Exception as error:
+            failures.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=work, args=(person, n)) for n, person in enumerate(people)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+    originals = Judgment.objects.filter(comparison__repeats=None)
+    assert set(Counter(originals.values_list("comparison", flat=True)).values()) == {2}
+    assert originals.count() == 2 * len(left)
+    again = Comparison.objects.filter(repeats__isnull=False).select_related("repeats")
+    assert len(again) > len(people)
+    asked = Counter((each.repeats.comparison_id, each.reserved_for_id) for each in again)
+    assert set(asked.values()) == {1}
+    for assignment in Assignment.objects.filter(comparison__in=again).select_related("comparison__repeats"):
+        assert assignment.annotator_id == assignment.comparison.repeats.annotator_id
+    assert Preference.objects.count() == originals.count()
+
+
+class Often(random.SystemRandom):
+    """Lets the chance of a repeat strike every third time, and draws all else as ever."""
+
+    def random(self):
+        return 0.0 if super().random() < 1 / 3 else 1.0

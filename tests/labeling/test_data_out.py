@@ -62,6 +62,7 @@ def test_a_line_says_all_that_is_known(project, bob, answers):
         "split": preference.prompt.split,
         "comparison": answers[0].comparison_id,
         "judgment": answers[0].pk,
+        "repeat_of": 0,
         "dataset_version": 0,
     }
     assert row["judged_at"].endswith("Z")

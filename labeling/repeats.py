@@ -1,0 +1,68 @@
+"""Asking a person again, sides swapped, what they judged before: do they say the same?
+
+A repeat is a comparison of its own, for one person, so that nobody is handed the same comparison twice. Its
+answer is stored like any other. But what it says of the candidates was said before, and a preference from it would count
+twice what the chance of a draw picked; so it becomes none (judging.py), and neither exports nor
+training have to know. A better answer that somebody writes on the way is new, and is kept.
+"""
+
+import random
+from datetime import timedelta
+
+from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models.functions import Now
+
+from labeling.models import Candidate, Comparison, Judgment, Project, User
+
+# So much has to lie between an answer and its repeat, or memory would answer in the person's place.
+ANSWERS_BETWEEN = 10
+TIME_BETWEEN = timedelta(minutes=10)
+# Of so many answers one is drawn: further back the reading would cost more than it tells.
+MOST_LOOKED_AT = 200
+
+_chance = random.SystemRandom()
+
+
+def next_for(annotator: User, project: Project) -> Comparison | None:
+    """Return the person's next repeat, locked: one that they left unanswered, else a new one; None if none is due.
+
+    Runs in the transaction of assignment.next_for, which lets a person ask for one thing at a time.
+    """
+    left = Comparison.objects.filter(project=project).repeats_for(annotator)
+    if repeat := left.select_for_update(of=("self",), no_key=True).first():
+        return repeat
+    due = repeatable(annotator, project)
+    return repeat_of(_chance.choice(due)) if due else None
+
+
+def repeatable(annotator: User, project: Project) -> list[Judgment]:
+    """The person's answers that lie far enough back and were not asked again yet."""
+    standing = Judgment.objects.current().filter(annotator=annotator, comparison__project=project)
+    newest = list(standing.order_by("-id").values_list("pk", flat=True)[: ANSWERS_BETWEEN + MOST_LOOKED_AT])
+    return list(_old_enough(standing.filter(pk__in=newest[ANSWERS_BETWEEN:])))
+
+
+def _old_enough(answers: QuerySet[Judgment]) -> QuerySet[Judgment]:
+    asked_again = Comparison.objects.filter(
+        reserved_for=OuterRef("annotator"), repeats__comparison=OuterRef("comparison")
+    )
+    return answers.filter(
+        ~Exists(asked_again), comparison__reserved_for=None, created_at__lte=Now() - TIME_BETWEEN
+    ).select_related("comparison")
+
+
+def repeat_of(judgment: Judgment) -> Comparison:
+    """Put the comparison of a judgment before its annotator again, and nobody else."""
+    original = judgment.comparison
+    repeat = Comparison.objects.create(
+        project_id=original.project_id,
+        prompt_id=original.prompt_id,
+        overlap=1,
+        repeats=judgment,
+        reserved_for_id=judgment.annotator_id,
+    )
+    Candidate.objects.bulk_create(
+        Candidate(comparison=repeat, completion_id=candidate.completion_id, position=candidate.position)
+        for candidate in original.candidates.all()
+    )
+    return repeat

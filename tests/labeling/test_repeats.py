@@ -1,0 +1,292 @@
+"""What a person is asked again, when, and what becomes of the answer."""
+
+import json
+import random
+import uuid
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from labeling import assignment as handing
+from labeling import repeats
+from labeling.agreement import Consistency, Shown, consistency, wilson, with_themselves
+from labeling.answers import Better
+from labeling.assignment import flag, next_for, release, skip
+from labeling.datasets import freeze
+from labeling.exports import stream_demonstrations, stream_preferences
+from labeling.judging import choice_from_side, record, revise, withdraw
+from labeling.models import Comparison, Judgment, Preference
+from labeling.models.work import Edit
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def always(project, monkeypatch):
+    """Let the chance of a repeat always strike, in a project that wants some."""
+    project.repeat_share = 0.2
+    project.save()
+
+    class Struck(random.SystemRandom):
+        def random(self):
+            return 0.0
+
+    monkeypatch.setattr(handing, "_chance", Struck())
+
+
+@pytest.fixture
+def long_ago():
+    """Move all that was said so far an hour back, past the rule that nothing said is ever changed."""
+
+    def move():
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL session_replication_role = replica")
+            cursor.execute("UPDATE labeling_judgment SET created_at = created_at - interval '1 hour'")
+            cursor.execute("SET LOCAL session_replication_role = origin")
+
+    return move
+
+
+@pytest.fixture
+def due(project, bob, make_comparison, answer, always, long_ago):
+    """Bob's first answer, which may be asked again by now, while one more comparison waits."""
+    first = None
+    for _ in range(repeats.ANSWERS_BETWEEN + 1):
+        make_comparison()
+        judgment = answer(bob)
+        first = first or judgment
+    long_ago()
+    make_comparison()
+    return first
+
+
+def say(assignment, side, **more):
+    return record(
+        assignment, "preferred", uuid.uuid4(), ranking=choice_from_side(assignment, side), strength=1, **more
+    )
+
+
+def test_an_answer_is_asked_again_with_the_sides_swapped(project, bob, due):
+    again = next_for(bob, project)
+    assert again.comparison.repeats == due
+    assert again.comparison != due.comparison
+    assert again.sides == due.assignment.sides[::-1]
+    shown = [list(each.comparison.candidates.values_list("completion", flat=True)) for each in (due, again)]
+    assert shown[0] == shown[1]
+
+
+def test_a_ranking_is_asked_again_in_the_opposite_order(
+    project, bob, make_comparison, answer, always, long_ago
+):
+    make_comparison(candidates=4)
+    first = answer(bob, "tie").assignment
+    for _ in range(repeats.ANSWERS_BETWEEN):
+        make_comparison()
+        answer(bob)
+    long_ago()
+    make_comparison()
+    assert next_for(bob, project).sides == first.sides[::-1]
+
+
+def test_nothing_is_asked_again_where_the_project_wants_no_repeats(project, bob, due):
+    project.repeat_share = 0
+    project.save()
+    assert next_for(bob, project).comparison.repeats is None
+
+
+def test_the_share_is_the_chance_of_a_repeat(project, bob, due, monkeypatch):
+    class Missed(random.SystemRandom):
+        def random(self):
+            return 0.2
+
+    monkeypatch.setattr(handing, "_chance", Missed())
+    assert next_for(bob, project).comparison.repeats is None
+
+
+def test_what_was_answered_just_now_is_not_asked_again(project, bob, make_comparison, answer, always):
+    for _ in range(repeats.ANSWERS_BETWEEN + 3):
+        make_comparison()
+        answer(bob)
+    assert repeats.repeatable(bob, project) == []
+
+
+def test_what_few_answers_lie_behind_is_not_asked_again(
+    project, bob, make_comparison, answer, always, long_ago
+):
+    for _ in range(repeats.ANSWERS_BETWEEN):
+        make_comparison()
+        answer(bob)
+    long_ago()
+    assert repeats.repeatable(bob, project) == []
+
+
+def test_an_answer_is_asked_again_once(project, bob, due):
+    assert due in repeats.repeatable(bob, project)
+    say(next_for(bob, project), "left")
+    assert due not in repeats.repeatable(bob, project)
+
+
+def test_a_revised_answer_is_not_asked_a_third_time(project, bob, due, make_comparison, answer, long_ago):
+    say(next_for(bob, project), "left")
+    revise(due, "tie", uuid.uuid4())
+    make_comparison()
+    for _ in range(repeats.ANSWERS_BETWEEN):
+        make_comparison()
+        record(next_for(bob, project), "tie", uuid.uuid4())
+    long_ago()
+    assert due.comparison_id not in {judgment.comparison_id for judgment in repeats.repeatable(bob, project)}
+
+
+def test_a_repeat_is_never_asked_again_itself(project, bob, due, make_comparison, long_ago):
+    again = say(next_for(bob, project), "left")
+    for _ in range(3 * repeats.ANSWERS_BETWEEN):
+        make_comparison()
+        record(next_for(bob, project), "tie", uuid.uuid4())
+    long_ago()
+    assert again.pk not in {judgment.pk for judgment in repeats.repeatable(bob, project)}
+
+
+def test_repeats_alone_are_no_work(project, bob, due):
+    Comparison.objects.open().update(closed_at=timezone.now())
+    assert next_for(bob, project) is None
+
+
+def test_nobody_else_gets_a_repeat(project, bob, due, make_annotator):
+    held = next_for(bob, project)
+    release(held)
+    other = make_annotator()
+    given = []
+    while assignment := next_for(other, project, given):
+        given.append(assignment.pk)
+        assert assignment.comparison.repeats is None
+
+
+def test_a_repeat_whose_lease_ran_out_comes_back_as_it_was(project, bob, due, expire):
+    held = next_for(bob, project)
+    expire(held)
+    again = next_for(bob, project)
+    assert (again.pk, again.sides) == (held.pk, held.sides)
+    assert Comparison.objects.filter(repeats__isnull=False).count() == 1
+
+
+def test_a_repeat_in_hand_is_not_given_twice(project, bob, due):
+    held = next_for(bob, project)
+    ahead = next_for(bob, project, [held.pk])
+    assert ahead.comparison.repeats is None
+
+
+@pytest.mark.parametrize("aside", [lambda a: skip(a, "unclear"), lambda a: flag(a, "harmful")])
+def test_a_repeat_put_aside_does_not_come_back(project, bob, due, aside):
+    held = next_for(bob, project)
+    aside(held)
+    assert next_for(bob, project).comparison.repeats is None
+
+
+# What becomes of the answer
+
+
+def test_a_repeat_is_kept_like_any_answer_but_becomes_no_preference(project, bob, due):
+    before = Preference.objects.count()
+    frozen = freeze(project)
+    again = say(next_for(bob, project), "left", seconds_spent=4.5)
+    assert (again.verdict, again.seconds_spent, again.annotator) == ("preferred", 4.5, bob)
+    assert Preference.objects.count() == before
+    assert Comparison.objects.get(pk=again.comparison_id).closed_at is not None
+    rows = list(stream_preferences(project))
+    assert len(rows) == before
+    assert freeze(project).train_sha256 == frozen.train_sha256
+
+
+def test_a_better_answer_written_to_a_repeat_is_kept_and_says_what_it_repeats(project, bob, due):
+    before = Preference.objects.count()
+    again = say(next_for(bob, project), "left", edit=Better(0, "What should have been said."))
+    assert Edit.objects.current().get(judgment=again).completion.text == "What should have been said."
+    assert Preference.objects.count() == before + 1
+    rows = [json.loads(line) for line in stream_preferences(project)]
+    assert {row["repeat_of"] for row in rows[:-1]} == {0}
+    assert rows[-1]["repeat_of"] == due.comparison_id
+    (demonstration,) = map(json.loads, stream_demonstrations(project))
+    assert demonstration["repeat_of"] == due.comparison_id
+
+
+def test_an_answer_to_a_repeat_can_be_revised_and_taken_back(project, bob, due):
+    before = Preference.objects.count()
+    again = say(next_for(bob, project), "left")
+    again = revise(again, "tie", uuid.uuid4())
+    assert Preference.objects.count() == before
+    lease = withdraw(again)
+    assert next_for(bob, project).pk == lease.pk
+    assert with_themselves(project) == {}
+
+
+# Agreement with oneself
+
+
+PAIR = [Shown("preferred", [[0], [1]], [0, 1]), Shown("preferred", [[0], [1]], [1, 0])]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (*PAIR, (1, 1, 0)),
+        (PAIR[0], Shown("preferred", [[1], [0]], [1, 0]), (0, 1, 1)),
+        (PAIR[0], Shown("tie", None, [1, 0]), (0, 1, 0)),
+        (Shown("tie", None, [0, 1]), Shown("tie", None, [1, 0]), (1, 1, 0)),
+        (Shown("tie", None, [0, 1]), Shown("all_bad", None, [1, 0]), (0, 1, 0)),
+        # Of three: the best is the same, whatever comes behind it.
+        (
+            Shown("preferred", [[2], [0], [1]], [0, 1, 2]),
+            Shown("preferred", [[2], [1], [0]], [2, 1, 0]),
+            (1, 1, 0),
+        ),
+        (
+            Shown("preferred", [[2], [0], [1]], [0, 1, 2]),
+            Shown("preferred", [[0], [1], [2]], [2, 1, 0]),
+            (0, 1, 1),
+        ),
+        (
+            Shown("preferred", [[1, 2], [0]], [0, 1, 2]),
+            Shown("preferred", [[0], [1], [2]], [2, 1, 0]),
+            (0, 1, 0),
+        ),
+    ],
+)
+def test_the_best_answer_is_what_has_to_be_the_same(first, second, expected):
+    assert consistency([(first, second)]) == Consistency(*expected)
+
+
+def test_wilsons_interval_by_hand():
+    # 9 of 10: middle (0.9 + 0.192073) / 1.384146, spread 1.959964 * sqrt(0.009 + 0.0096036) / 1.384146
+    low, high = wilson(9, 10)
+    assert (round(low, 3), round(high, 3)) == (0.596, 0.982)
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 10)[0] == pytest.approx(0)
+    assert wilson(10, 10)[1] == pytest.approx(1)
+    assert wilson(10, 10)[0] > 0.7
+
+
+def test_what_was_said_before_it_was_asked_again_is_what_counts(project, bob, due):
+    again = next_for(bob, project)
+    # Bob chose the left one much better; now the left is the other.
+    say(again, "left")
+    assert with_themselves(project) == {bob.pk: Consistency(0, 1, 1)}
+    other = choice_from_side(due.assignment, "right")
+    revise(due, "preferred", uuid.uuid4(), ranking=other, strength=1)
+    assert with_themselves(project, bob) == {bob.pk: Consistency(0, 1, 1)}
+
+
+def test_a_slip_that_was_mended_counts_as_mended(project, bob, due):
+    again = say(next_for(bob, project), "left")
+    same = choice_from_side(again.assignment, "right")
+    revise(again, "preferred", uuid.uuid4(), ranking=same, strength=1)
+    assert with_themselves(project, bob) == {bob.pk: Consistency(1, 1, 0)}
+    assert Judgment.objects.current().filter(comparison=again.comparison).count() == 1
+
+
+def test_finding_repeats_costs_no_more_the_more_was_answered(
+    project, bob, due, many_finished, django_assert_max_num_queries
+):
+    many_finished(5_000)
+    with django_assert_max_num_queries(22):
+        assert next_for(bob, project).comparison.repeats == due
