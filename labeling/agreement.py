@@ -84,6 +84,11 @@ class Consistency(NamedTuple):
     def interval(self) -> tuple[float, float]:
         return wilson(self.same, self.of)
 
+    @property
+    def percents(self) -> str:
+        low, high = self.interval
+        return f"{low:.0%} to {high:.0%}"
+
 
 def consistency(pairs: Iterable[tuple[Shown, Shown]]) -> Consistency:
     """Count what was said the first time beside what was said the second time."""

@@ -122,6 +122,7 @@ class ProjectForm(forms.ModelForm):
             "ranking_pairs",
         ),
         "What is asked beside it": ("criteria", "reason_tags", "reason_required", "edits"),
+        "How well it is answered": ("repeat_share",),
         "Guidelines": ("guidelines",),
     }
 
@@ -149,7 +150,7 @@ class ProjectForm(forms.ModelForm):
         model = Project
         fields: ClassVar = [
             "name", "overlap", "lease_seconds", "answers_per_comparison", "strengths", "ties", "all_bad", "all_good", "partial_rankings",
-            "ranking_pairs", "criteria", "reason_tags", "reason_required", "edits", "languages", "guidelines",
+            "ranking_pairs", "criteria", "reason_tags", "reason_required", "edits", "repeat_share", "languages", "guidelines",
         ]  # fmt: skip
         widgets: ClassVar = {"guidelines": forms.Textarea(attrs={"rows": 8, "dir": "auto"})}
         labels: ClassVar = {
@@ -164,6 +165,7 @@ class ProjectForm(forms.ModelForm):
             "ranking_pairs": "What a ranking becomes",
             "reason_required": "A reason is needed",
             "edits": "Better answers",
+            "repeat_share": "Repeats",
             "guidelines": "What annotators should look for, in Markdown",
         }
         help_texts: ClassVar = {"guidelines": "Each change is kept as a version of its own."}

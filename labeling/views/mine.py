@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_GET
 
 from labeling.access import ANNOTATING, access_project, membership
-from labeling.agreement import with_others
+from labeling.agreement import with_others, with_themselves
 from labeling.answers import ALL_BAD, ALL_GOOD, PREFERRED, TIE
 from labeling.models import Candidate, Judgment, Project, User
 from labeling.views.label import LETTERS, progress
@@ -58,6 +58,7 @@ def mine(request: HttpRequest, slug: str) -> HttpResponse:
         "progress": progress(request.user, project),
         "seconds": usual_seconds(request.user, project),
         "agreement": with_others(request.user, project),
+        "consistency": with_themselves(project, request.user).get(request.user.pk),
     }
     return render(request, "labeling/mine.html", context)
 

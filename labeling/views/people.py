@@ -14,6 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from labeling.access import MANAGER, access_project
+from labeling.agreement import with_themselves
 from labeling.forms import PersonForm, RoleForm
 from labeling.models import Assignment, Judgment, Membership, Project, User
 from labeling.projects import add_member, remove_member
@@ -47,15 +48,24 @@ def people(request: HttpRequest, slug: str) -> HttpResponse:
 def page(
     request: HttpRequest, project: Project, form: PersonForm, fresh: dict[str, str] | None
 ) -> dict[str, object]:
+    consistency = with_themselves(project)
     members = [
         {
             "place": place,
+            "consistency": consistency.get(place.user_id),
             "roles": RoleForm(initial={"role": place.role}, auto_id=f"id_%s_{place.pk}"),
             "resettable": may_reset(request.user, place.user),
         }
         for place in with_work(project)
     ]
-    return {"project": project, "role": MANAGER, "form": form, "fresh": fresh, "members": members}
+    return {
+        "project": project,
+        "role": MANAGER,
+        "form": form,
+        "fresh": fresh,
+        "members": members,
+        "asked_again": bool(consistency) or project.repeat_share > 0,
+    }
 
 
 def with_work(project: Project) -> QuerySet[Membership]:

@@ -122,9 +122,9 @@ def test_what_a_manager_typed_wrong_is_said_in_english_there(client, alice, proj
 def read_settings(client, project):
     page = client.get(reverse("labeling:settings", args=[project.slug]))
     form = page.context["form"]
-    return {name: value for name, value in form.initial.items() if value not in (None, False)} | {
-        name: "\n".join(form.initial[name]) for name in ("criteria", "reason_tags")
-    }
+    return {
+        name: value for name, value in form.initial.items() if value is not None and value is not False
+    } | {name: "\n".join(form.initial[name]) for name in ("criteria", "reason_tags")}
 
 
 @pytest.mark.parametrize(("chosen", "said"), [([], ""), (["sw"], "sw"), (["sw", "zh-hans"], "")])

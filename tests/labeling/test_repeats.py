@@ -18,6 +18,7 @@ from labeling.exports import stream_demonstrations, stream_preferences
 from labeling.judging import choice_from_side, record, revise, withdraw
 from labeling.models import Comparison, Judgment, Preference
 from labeling.models.work import Edit
+from labeling.reports import handle
 
 pytestmark = pytest.mark.django_db
 
@@ -183,6 +184,15 @@ def test_a_repeat_put_aside_does_not_come_back(project, bob, due, aside):
     assert next_for(bob, project).comparison.repeats is None
 
 
+def test_closing_what_was_reported_as_a_repeat_closes_the_original(project, bob, alice, due):
+    held = next_for(bob, project)
+    flag(held, "harmful")
+    Comparison.objects.filter(pk=due.comparison_id).update(closed_at=None)
+    handle(held, alice, "closed")
+    assert Comparison.objects.get(pk=due.comparison_id).closed_at
+    assert Comparison.objects.get(pk=held.comparison_id).closed_at
+
+
 # What becomes of the answer
 
 
@@ -290,3 +300,50 @@ def test_finding_repeats_costs_no_more_the_more_was_answered(
     many_finished(5_000)
     with django_assert_max_num_queries(22):
         assert next_for(bob, project).comparison.repeats == due
+
+
+# Where it is told
+
+
+def test_people_read_how_far_they_agree_with_themselves(client, project, bob, alice, due):
+    client.force_login(bob)
+    assert "with the sides swapped" not in client.get(f"/p/{project.slug}/mine/").content.decode()
+    say(next_for(bob, project), "left")
+    page = client.get(f"/p/{project.slug}/mine/").content.decode()
+    assert "Asked again later with the sides swapped, you said the same to 0 of 1 comparison." in page
+    assert "1 time you chose the same side of the screen instead." in page
+    client.force_login(alice)
+    page = client.get(f"/p/{project.slug}/people/").content.decode()
+    assert "0 of 1" in page and "(0% to 79%; same side 1)" in page
+
+
+def test_a_manager_sets_the_share(client, project, alice):
+    client.force_login(alice)
+    path = f"/p/{project.slug}/settings/"
+    form = client.get(path).context["form"]
+    sent = {name: "" if form[name].value() is None else form[name].value() for name in form.fields}
+    for share, stored in (("0.1", 0.1), ("0.3", 0.1), ("-1", 0.1), ("", 0.1), ("0", 0.0)):
+        sent["repeat_share"] = share
+        status = client.post(path, sent).status_code
+        project.refresh_from_db()
+        assert (project.repeat_share, status) == (stored, 302 if stored == float(share or "nan") else 200)
+
+
+def test_nothing_on_the_desk_or_in_the_api_tells_a_repeat(client, project, bob, due):
+    client.force_login(bob)
+    shown = client.post(f"/api/v1/projects/{project.slug}/next/", {}, "application/json").json()
+    assert Comparison.objects.get(pk=shown["comparison"]).repeats == due
+    assert set(shown) == {"id", "comparison", "prompt", "candidates", "leased_until", "outcome"}
+    page = client.get(f"/p/{project.slug}/label/").content.decode()
+    assert f'data-assignment="{shown["id"]}"' in page
+    assert "repeat" not in page
+
+
+def test_managers_read_in_the_api_which_are_repeats(client, project, alice, bob, due):
+    again = say(next_for(bob, project), "left")
+    client.force_login(alice)
+    judgments = client.get(f"/api/v1/projects/{project.slug}/judgments/").json()["results"]
+    assert {row["id"]: row["repeat_of"] for row in judgments}[again.pk] == due.comparison_id
+    comparisons = client.get(f"/api/v1/projects/{project.slug}/comparisons/").json()["results"]
+    assert [row["repeat_of"] for row in comparisons if row["repeat_of"]] == [due.comparison_id]
+    assert client.get(f"/api/v1/projects/{project.slug}/").json()["repeat_share"] == 0.2
