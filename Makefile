@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo install test lint lock rehearse screenshots chromium bench bench-quick bench-page
+.PHONY: demo install test lint lock rehearse screenshots messages chromium bench bench-quick bench-page
 
 demo: install
 	@exec $(BIN)/python manage.py up --demo
@@ -37,6 +37,14 @@ rehearse: install
 # Every page, into docs/screenshots: about ten minutes.
 screenshots: install chromium
 	$(BIN)/python docs/take_screenshots.py
+
+# Brings the catalogs under locale/ up to the sentences of the code, and compiles them: docs/languages.md.
+messages: install
+	@command -v msgfmt >/dev/null || { \
+		echo "Installing gettext from Debian's packages"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq gettext >/dev/null; }
+	$(BIN)/python manage.py makemessages --all --no-obsolete --no-wrap --add-location file --ignore '.venv*' --ignore var
+	$(BIN)/python manage.py compilemessages --ignore '.venv*' --ignore var
 
 # Rewrites requirements.lock from what is installed: names and versions alone.
 lock:

@@ -1,0 +1,100 @@
+"""The catalogs under locale/: complete, consistent, and compiled from what they say."""
+
+import ast
+import gettext
+import re
+
+import pytest
+from django.conf import settings
+from django.utils.translation import to_locale
+
+LOCALES = [to_locale(code) for code, _ in settings.LANGUAGES if code != "en"]
+VALUE = re.compile(r"%\(\w+\)s")
+# The span that a phone hides may be given up where a language has nothing to hide.
+HIDDEN_ON_PHONES = re.compile(r'<span class="wide-only">(.*?)</span>')
+
+
+def path_of(locale, end, root=settings.BASE_DIR / "locale"):
+    return root / locale / "LC_MESSAGES" / f"django.{end}"
+
+
+def read(path):
+    """The entries of a .po file but its head: a dictionary each, and `fuzzy` where it is so marked."""
+    entries = []
+    for block in path.read_text().split("\n\n")[1:]:
+        entry, field = {"fuzzy": ", fuzzy" in block}, ""
+        for line in block.strip().split("\n"):
+            if line.startswith("#~"):
+                entry["obsolete"] = True
+            if line.startswith("#"):
+                continue
+            name, quoted = re.fullmatch(r'(?:(msg\S+) )?(".*")', line).groups()
+            field = name or field
+            entry[field] = entry.get(field, "") + ast.literal_eval(quoted)
+        entries.append(entry)
+    return entries
+
+
+def said(entry):
+    """What it is translated by: one text, or one for each form."""
+    return [text for name, text in sorted(entry.items()) if name.startswith("msgstr")]
+
+
+def compiled(locale):
+    with path_of(locale, "mo").open("rb") as file:
+        return gettext.GNUTranslations(file)
+
+
+def tags(text):
+    return sorted(re.findall(r"<[^>]+>|&#?\w+;", HIDDEN_ON_PHONES.sub(r"\1", text)))
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_every_sentence_is_translated(locale):
+    entries = read(path_of(locale, "po"))
+    assert len(entries) > 200
+    unfinished = [entry["msgid"] for entry in entries if entry["fuzzy"] or not all(said(entry))]
+    assert unfinished == []
+    assert [entry for entry in entries if "obsolete" in entry] == []
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_a_translation_holds_the_values_and_tags_of_its_sentence(locale):
+    form_of = compiled(locale).plural
+    counts = {}
+    for count in range(1_000):
+        counts.setdefault(form_of(count), []).append(count)
+    wrong = []
+    for entry in read(path_of(locale, "po")):
+        values = set(VALUE.findall(entry.get("msgid_plural", entry["msgid"])))
+        for form, text in enumerate(said(entry)):
+            found = set(VALUE.findall(text))
+            # A form that only one number takes may say that number in a word.
+            in_a_word = "msgid_plural" in entry and len(counts.get(form, ())) == 1
+            if not (found <= values if in_a_word else found == values) or tags(text) != tags(entry["msgid"]):
+                wrong.append(text)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_what_is_compiled_says_what_is_written(locale):
+    written = {}
+    for entry in read(path_of(locale, "po")):
+        if "msgid_plural" in entry:
+            written |= {(entry["msgid"], form): text for form, text in enumerate(said(entry))}
+        else:
+            (written[entry["msgid"]],) = said(entry)
+    catalog = {sentence: text for sentence, text in compiled(locale)._catalog.items() if sentence}
+    assert catalog == written
+
+
+def test_arabic_has_six_forms_and_chinese_one():
+    forms = {locale: {compiled(locale).plural(count) for count in range(1_000)} for locale in LOCALES}
+    assert {locale: len(found) for locale, found in forms.items()} == {
+        "es": 2,
+        "fr": 2,
+        "zh_Hans": 1,
+        "ar": 6,
+    }
+    for entry in read(path_of("ar", "po")):
+        assert len(said(entry)) == (6 if "msgid_plural" in entry else 1)
