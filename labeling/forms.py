@@ -5,9 +5,11 @@ from typing import Any, ClassVar
 from django import forms
 from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.core.exceptions import ValidationError
+from django.http import QueryDict
 from django.utils.translation import gettext_lazy as _
 
 from labeling.answers import MAX_EDIT_LENGTH, MAX_REASON_LENGTH
+from labeling.keys import ACTS, GROUPS, USUAL, as_written, keys_with, own_keys, problems
 from labeling.models import Judgment, Membership, Project, User
 from labeling.models.projects import MAX_CRITERIA, MAX_NAME_LENGTH, MAX_REASON_TAGS, text_languages
 from labeling.projects import save_guidelines
@@ -243,6 +245,43 @@ class LanguageForm(forms.ModelForm):
         model = User
         fields: ClassVar = ["language"]
         widgets: ClassVar = {"language": forms.RadioSelect}
+
+
+class KeysForm(forms.Form):
+    """The keys of a person's desk, a field for each act; an empty one means the usual key."""
+
+    def __init__(self, user: User, data: QueryDict | None = None) -> None:
+        super().__init__(data)
+        self.user = user
+        for name, key in as_written(keys_with(user.own_keys)).items():
+            widget = forms.TextInput(attrs={"size": 2, "autocomplete": "off", "autocapitalize": "off"})
+            help_text = (
+                _("usually %(key)s") % {"key": as_written(USUAL)[name]} if name in user.own_keys else ""
+            )
+            self.fields[name] = forms.CharField(
+                label=ACTS[name].name,
+                initial=key,
+                required=False,
+                max_length=40,
+                widget=widget,
+                help_text=help_text,
+            )
+
+    def groups(self) -> list[tuple[Any, list[Any]]]:
+        """The fields under their headings."""
+        return [(heading, [self[name] for name in acts]) for heading, acts in GROUPS]
+
+    def clean(self) -> dict[str, Any]:
+        said = super().clean()
+        unknown = self.data.keys() - self.fields.keys() - {"csrfmiddlewaretoken"}
+        self.own_keys = own_keys({name: key for name, key in said.items() if key})
+        for name, sentence in problems(self.own_keys | dict.fromkeys(unknown, "")).items():
+            self.add_error(name if name in self.fields else None, sentence)
+        return said
+
+    def save(self) -> None:
+        self.user.own_keys = self.own_keys
+        self.user.save(update_fields=["own_keys"])
 
 
 class TokenForm(forms.Form):

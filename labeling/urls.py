@@ -7,6 +7,7 @@ urlpatterns = [
     path("", home.home, name="home"),
     path("account/", account.account, name="account"),
     path("account/language/", account.choose_language, name="language"),
+    path("account/keys/", account.keys, name="keys"),
     path("tokens/", account.tokens, name="tokens"),
     path("tokens/<str:digest>/revoke/", account.revoke_token, name="revoke-token"),
     path("p/<slug:slug>/", home.project, name="project"),

@@ -9,8 +9,11 @@ from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import Func, Q, TextField, Value
+from django.db.models.lookups import Exact
 from django.utils.translation import gettext_lazy as _
+
+from labeling.keys import validate_own_keys
 
 # No vowels and no look-alikes, so that a pseudonym spells nothing and can be read aloud.
 PSEUDONYM_LETTERS = "bcdfghjkmnpqrstvwxz23456789"
@@ -42,6 +45,11 @@ def text_languages() -> list[tuple[str, str]]:
     )
 
 
+class JSONBTypeOf(Func):
+    function = "jsonb_typeof"
+    output_field = TextField()
+
+
 class User(AbstractUser):
     """A person, or the stand-in for people whose judgments were imported."""
 
@@ -51,6 +59,19 @@ class User(AbstractUser):
         choices=languages,
         help_text="In which the person reads our pages; empty: as the browser asks.",
     )
+    own_keys = models.JSONField(
+        default=dict,
+        blank=True,
+        validators=[validate_own_keys],
+        help_text="Keys of the desk that are not the usual ones, by act (labeling/keys.py).",
+    )
+
+    class Meta(AbstractUser.Meta):
+        constraints = [
+            models.CheckConstraint(
+                condition=Exact(JSONBTypeOf("own_keys"), Value("object")), name="user_own_keys_are_an_object"
+            ),
+        ]
 
 
 class Project(models.Model):

@@ -13,7 +13,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from knox.models import get_token_model
 
-from labeling.forms import LanguageForm, TokenForm
+from labeling.access import ANNOTATING, access_project, membership
+from labeling.forms import KeysForm, LanguageForm, TokenForm
+from labeling.models import User
 from labeling.views.home import own_places
 
 REMEMBERED = timedelta(days=365)
@@ -51,6 +53,34 @@ def choose_language(request: HttpRequest) -> HttpResponse:
     with translation.override(chosen or translation.get_language_from_request(request)):
         messages.success(request, _("Saved. Our pages speak this language to you from now on."))
     return answer
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+@login_required
+def keys(request: HttpRequest) -> HttpResponse:
+    """The keys of one's own desk; `?project=` names the desk to go back to."""
+    context = {}
+    if slug := request.GET.get("project"):
+        project = access_project(request.user, slug, *ANNOTATING)
+        context = {"project": project, "role": membership(request.user, project).role}
+    if "usual" in request.POST:
+        forget_own_keys(request.user)
+        messages.success(request, _("The desk has its usual keys again."))
+        return redirect(request.get_full_path())
+    form = KeysForm(request.user, request.POST or None)
+    if form.is_valid():
+        form.save()
+        messages.success(
+            request, _("Saved. Your desk has these keys from its next page on, on every device.")
+        )
+        return redirect(request.get_full_path())
+    return render(request, "labeling/keys.html", context | {"form": form})
+
+
+def forget_own_keys(user: User) -> None:
+    user.own_keys = {}
+    user.save(update_fields=["own_keys"])
 
 
 @never_cache

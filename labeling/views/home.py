@@ -15,11 +15,12 @@ from django.views.decorators.http import require_GET, require_http_methods
 from labeling.access import ANNOTATING, MANAGER, access_project, membership
 from labeling.answers import RATINGS
 from labeling.forms import GuidelinesForm, NewProjectForm, ProjectForm
+from labeling.keys import USUAL, as_written
 from labeling.models import Comparison, Membership, Project, User
 from labeling.models.projects import MIN_CANDIDATES
 from labeling.projects import create_project, save_guidelines
 from labeling.rendering import render_markdown
-from labeling.views.label import LETTERS, SPEAKERS
+from labeling.views.label import LETTERS, SPEAKERS, picking
 
 # What the preview of the settings shows, as many as stand side by side.
 PREVIEWED = (
@@ -157,11 +158,14 @@ def preview(project: Project) -> dict[str, Any]:
             "language": project.only_language,
             "messages": [{"role": "user", "who": SPEAKERS["user"], "html": "How do I send a lamp back?"}],
             "answers": [
-                {"letter": letter, "html": text}
-                for letter, text in zip(LETTERS, PREVIEWED[: project.answers_per_comparison], strict=False)
+                {"letter": letter, "key": key, "html": text}
+                for letter, key, text in zip(
+                    LETTERS, picking(USUAL), PREVIEWED[: project.answers_per_comparison], strict=False
+                )
             ],
         },
         "ranking": project.answers_per_comparison > MIN_CANDIDATES,
         "ratings": RATINGS,
+        "keys": as_written(USUAL),
         "guidelines": render_markdown(project.guidelines, top_heading=3) if project.guidelines else "",
     }

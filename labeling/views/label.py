@@ -5,7 +5,7 @@ happened since, 400 that it makes no sense; `message` is a sentence for the pers
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -25,6 +25,7 @@ from labeling import judging
 from labeling.access import ANNOTATING, access_assignment, access_judgment, access_project, membership
 from labeling.answers import RATINGS
 from labeling.forms import AnswerForm, PutAsideForm
+from labeling.keys import as_written, keys_with
 from labeling.models import Assignment, Candidate, Judgment, Project, User
 from labeling.rendering import render_markdown
 from labeling.words import desk_words
@@ -49,15 +50,20 @@ def label(request: HttpRequest, slug: str) -> HttpResponse:
     revised = answered(request.user, project, request.GET["again"]) if "again" in request.GET else None
     current = revised.assignment if revised else handing.next_for(request.user, project)
     ahead = handing.next_for(request.user, project, holding=[current.pk]) if current else None
+    keys = keys_with(request.user.own_keys)
     return render(
         request,
         "labeling/label.html",
         {
             "project": project,
             "role": membership(request.user, project).role,
-            "current": on_screen(current) | {"revises": revised.pk} if revised else on_screen(current),
+            "current": on_screen(current, keys) | {"revises": revised.pk}
+            if revised
+            else on_screen(current, keys),
             "again": said_before(revised) if revised else None,
-            "ahead": on_screen(ahead),
+            "ahead": on_screen(ahead, keys),
+            "keys": as_written(keys),
+            "own_keys": keys,
             "progress": progress(request.user, project),
             "asks": asks(project),
             "words": desk_words(),
@@ -108,12 +114,14 @@ def asks(project: Project) -> dict[str, Any]:
     }
 
 
-def on_screen(assignment: Assignment | None) -> dict[str, Any] | None:
-    """What of an assignment may reach the browser: its id, and texts in the order shown."""
+def on_screen(assignment: Assignment | None, keys: Mapping[str, str]) -> dict[str, Any] | None:
+    """What of an assignment may reach the browser: its id, and texts in the order shown, with the keys that pick them."""
     if assignment is None:
         return None
     candidates = Candidate.objects.filter(comparison=assignment.comparison_id).select_related("completion")
     texts = {candidate.position: candidate.completion.text for candidate in candidates}
+    shown = [texts[position] for position in assignment.sides]
+    picks = picking(keys)
     messages = assignment.comparison.prompt.messages
     return {
         "id": assignment.pk,
@@ -124,10 +132,15 @@ def on_screen(assignment: Assignment | None) -> dict[str, Any] | None:
             for m in messages
         ],
         "answers": [
-            {"letter": letter, "html": render_markdown(texts[position]) if texts[position].strip() else ""}
-            for letter, position in zip(LETTERS, assignment.sides, strict=False)
+            {"letter": letter, "key": key, "html": render_markdown(text) if text.strip() else ""}
+            for letter, key, text in zip(LETTERS, picks, shown, strict=False)
         ],
     }
+
+
+def picking(keys: Mapping[str, str]) -> list[str]:
+    """The keys that put the answers into an order, as they are written."""
+    return [as_written(keys)[f"rank{number}"] for number in range(1, len(LETTERS) + 1)]
 
 
 def progress(user: User, project: Project) -> dict[str, int]:
@@ -182,18 +195,17 @@ def checked(form: AnswerForm | PutAsideForm) -> dict[str, Any]:
     return form.cleaned_data
 
 
-def fragment(assignment: Assignment | None) -> str | None:
+def fragment(assignment: Assignment | None, user: User) -> str | None:
     if assignment is None:
         return None
-    return render_to_string(
-        "labeling/_comparison.html", {"assignment": on_screen(assignment), "ratings": RATINGS}
-    )
+    shown = on_screen(assignment, keys_with(user.own_keys))
+    return render_to_string("labeling/_comparison.html", {"assignment": shown, "ratings": RATINGS})
 
 
 @desk_post
 def next_comparison(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
     assignment = handing.next_for(user, project, holding=ids(values.get("holding", [])))
-    return {"html": fragment(assignment)}
+    return {"html": fragment(assignment, user)}
 
 
 @desk_post
@@ -247,7 +259,7 @@ def undo(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]
     if judgment:
         assignment = judging.withdraw(judgment)
     said = said_before(judgment) if judgment else {"draft": {}}
-    return {"assignment": assignment.pk, "html": fragment(assignment), "draft": said["draft"]}
+    return {"assignment": assignment.pk, "html": fragment(assignment, user), "draft": said["draft"]}
 
 
 @desk_post

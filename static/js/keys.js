@@ -1,6 +1,18 @@
-// The key's meaning whatever the layout: "&" on a French keyboard is the key of 1, "я" that of Z.
-export function meaning(event) {
+// By which key what is done: the usual ones, or a person's own (labeling/keys.py).
+
+const keys = JSON.parse(document.querySelector("#own-keys").textContent); // act -> character
+const characters = new Set(Object.values(keys));
+
+// The key at its place, whatever the layout: "&" on a French keyboard is the key of 1, "я" that of Z.
+export function place(event) {
   const key = event.key.toLowerCase();
   if (/^[0-9a-z?=]$/.test(key) || key.length > 1 || event.shiftKey) return key;
   return event.code.match(/^(?:Digit|Numpad|Key)([0-9A-Z])$/)?.[1].toLowerCase() ?? key;
+}
+
+// The first of the acts offered whose key was pressed. What was typed comes before where it was typed.
+export function actOf(event, offered) {
+  const typed = event.key.toLowerCase();
+  const key = characters.has(typed) ? typed : place(event);
+  return offered.find((act) => keys[act] === key);
 }

@@ -3,7 +3,7 @@
 
 import { Better } from "./better.js";
 import { Drafts } from "./drafts.js";
-import { meaning } from "./keys.js";
+import { actOf, place } from "./keys.js";
 import { Outbox, newKey, post } from "./outbox.js";
 import { Ranking } from "./ranking.js";
 import { focusOn, nextUnrated, rateByKey, ratingsOf, showRatings } from "./ratings.js";
@@ -362,13 +362,20 @@ const actions = {
   unrank: () => ranking?.clear(),
 };
 
-const letters = { c: "why", e: "better", r: "rate", d: "differences", l: "apart", s: "skip", f: "flag", z: "undo", g: "guidelines", "?": "keys" };
+const BESIDE = ["why", "better", "rate", "differences", "apart", "skip", "flag", "undo", "guidelines", "keys"];
 
-function verdictButton(key) {
-  const bar = document.querySelector(".verdicts:not([hidden])");
-  return [...bar.querySelectorAll(".verdict:not([data-do])")].find(
-    (button) => button.querySelector("kbd").textContent.toLowerCase() === key,
-  );
+// What can be done by key now: places in an order, the verdicts of the bar, and what is beside them.
+function offered() {
+  const verdicts = [...document.querySelectorAll(".verdicts:not([hidden]) [data-act]")].map((button) => button.dataset.act);
+  const picks = ranking ? [...ranking.letters.map((_, side) => `rank${side + 1}`), "tied"] : [];
+  return [...picks, ...verdicts, ...BESIDE];
+}
+
+function perform(act) {
+  const button = document.querySelector(`.verdicts:not([hidden]) [data-act=${act}]`);
+  if (button) press(button);
+  else if (act.startsWith("rank")) ranking.pick(Number(act.slice("rank".length)) - 1);
+  else actions[act]();
 }
 
 function onKey(event) {
@@ -379,27 +386,24 @@ function onKey(event) {
   if (dialog) return onDialogKey(event, dialog);
   // A dialog that Escape has closed keeps the focus for a moment; nobody writes in it any more.
   const closed = event.target.closest("dialog");
-  if (current && rateByKey(current, event.target, meaning(event))) return event.preventDefault();
+  if (current && rateByKey(current, event.target, place(event))) return event.preventDefault();
   const rating = event.target.closest(".rating");
   if (rating && /^arrow|^tab| /.test(event.key.toLowerCase())) return;
   if (!closed && !rating && event.target.closest("input, textarea, select, [contenteditable]")) return;
-  const key = meaning(event);
-  if (key === "escape" && !drawer.hidden) toggleGuidelines();
-  else if (ranking && /^[1-8]$/.test(key) && Number(key) <= ranking.letters.length) ranking.pick(Number(key) - 1);
-  else if (ranking && key === "enter" && !event.target.closest("button, a")) actions.send();
-  else if (ranking && key === "=") actions.tied();
-  else if (ranking && key === "backspace") actions.unrank();
-  else if (verdictButton(key)) press(verdictButton(key));
-  else if (key === "arrowleft") turnSide(current, -1);
-  else if (key === "arrowright") turnSide(current, 1);
-  else if (letters[key]) actions[letters[key]]();
+  const act = actOf(event, offered());
+  if (event.key === "Escape" && !drawer.hidden) toggleGuidelines();
+  else if (ranking && event.key === "Enter" && !event.target.closest("button, a")) actions.send();
+  else if (ranking && event.key === "Backspace") actions.unrank();
+  else if (act) perform(act);
+  else if (event.key === "ArrowLeft") turnSide(current, -1);
+  else if (event.key === "ArrowRight") turnSide(current, 1);
   else return;
   event.preventDefault();
 }
 
 function onDialogKey(event, dialog) {
   if (event.target.closest("textarea")) return;
-  const choice = [...dialog.querySelectorAll(".choices button, .tags input")][Number(meaning(event)) - 1];
+  const choice = [...dialog.querySelectorAll(".choices button, .tags input")][Number(place(event)) - 1];
   if (!choice) return;
   event.preventDefault();
   choice.click();

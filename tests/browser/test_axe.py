@@ -22,7 +22,7 @@ LOOKS = {
     "phone": {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True},
 }
 OF_MANAGERS = [
-    ("labeling:home", False), ("labeling:account", False), ("labeling:tokens", False), ("labeling:settings", True),
+    ("labeling:home", False), ("labeling:account", False), ("labeling:keys", False), ("labeling:tokens", False), ("labeling:settings", True),
     ("labeling:guidelines", True), ("labeling:mine", True), ("labeling:data", True), ("labeling:people", True), ("labeling:reports", True), ("training:loop", True),
     ("training:loop-settings", True), ("training:runs", True), ("training:versions", True), ("training:schedules", True),
 ]  # fmt: skip
