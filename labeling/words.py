@@ -57,6 +57,7 @@ def desk_words() -> Words:
         # Rankings
         "pick": _("Pick"),
         "place": _("Place %(number)s"),
+        "not-placed": _("not placed"),
         "pick-in-order": _("Pick the answers, best first."),
         "left": _by_count(lambda count: ngettext("(%(count)s left)", "(%(count)s left)", count)),
         # Differences

@@ -392,7 +392,7 @@ function onKey(event) {
   if (!closed && !rating && event.target.closest("input, textarea, select, [contenteditable]")) return;
   const act = actOf(event, offered());
   if (event.key === "Escape" && !drawer.hidden) toggleGuidelines();
-  else if (ranking && event.key === "Enter" && !event.target.closest("button, a")) actions.send();
+  else if (ranking && event.key === "Enter" && !event.target.closest("button:not(.chip), a")) actions.send();
   else if (ranking && event.key === "Backspace") actions.unrank();
   else if (act) perform(act);
   else if (event.key === "ArrowLeft") turnSide(current, -1);
@@ -416,8 +416,10 @@ document.addEventListener("click", (event) => {
   if (!button) return;
   if (button.dataset.do) actions[button.dataset.do]?.();
   else if (button.dataset.show) showSide(current, Number(button.dataset.show));
-  else if (button.dataset.pick) ranking.pick(Number(button.dataset.pick));
-  else if (button.classList.contains("verdict") && event.detail < 2) press(button); // a double click answers once
+  else if (button.dataset.pick) {
+    ranking.pick(Number(button.dataset.pick));
+    if (event.detail) stage.focus({ preventScroll: true }); // after a click Enter sends; by key it picks again
+  } else if (button.classList.contains("verdict") && event.detail < 2) press(button); // a double click answers once
 });
 
 for (const form of document.querySelectorAll("[data-put-aside]")) {

@@ -1,5 +1,6 @@
 // A ranking of three or more in the making: numbers in order of preference, "=" ties the next with the one before.
 
+import { drawStrip } from "./strip.js";
 import { words } from "./words.js";
 
 export class Ranking {
@@ -20,9 +21,8 @@ export class Ranking {
   // Put a side at the end, or take it out again.
   pick(side) {
     const { order } = this;
-    if (order.flat().includes(side)) {
-      this.order = order.map((group) => group.filter((one) => one !== side)).filter((group) => group.length);
-    } else if (this.tieNext && order.length) this.order = [...order.slice(0, -1), [...order.at(-1), side]];
+    if (order.flat().includes(side)) this.order = this.without(side);
+    else if (this.tieNext && order.length) this.order = [...order.slice(0, -1), [...order.at(-1), side]];
     else this.order = [...order, [side]];
     this.tieNext = false;
     this.draw();
@@ -33,13 +33,29 @@ export class Ranking {
     this.draw();
   }
 
-  // Move a side to the place of another, as by dragging.
-  move(side, before) {
-    const rest = this.order.map((group) => group.filter((one) => one !== side)).filter((group) => group.length);
-    const at = rest.findIndex((group) => group.includes(before));
-    this.order = at < 0 ? [...rest, [side]] : [...rest.slice(0, at), [side], ...rest.slice(at)];
+  without(side) {
+    return this.order.map((group) => group.filter((one) => one !== side)).filter((group) => group.length);
+  }
+
+  // Move a side, as by dragging: "with", "before" or "after" another one's level, "first" of all, or "out".
+  move(side, { how, side: other }) {
+    const rest = this.without(side);
+    const at = rest.findIndex((group) => group.includes(other));
+    if (how === "with") rest[at] = [...rest[at], side];
+    else if (how !== "out") rest.splice(how === "after" ? at + 1 : Math.max(0, at), 0, [side]);
+    this.order = rest;
     this.tieNext = false;
     this.draw();
+  }
+
+  // One step towards the best (-1) or away from it (1): out of a tie, into the next level, or out of the tray and back.
+  step(side, by) {
+    const at = this.order.findIndex((group) => group.includes(side));
+    const mate = this.order[at]?.find((one) => one !== side);
+    const next = at < 0 ? null : this.order[at + by]?.[0];
+    if (mate !== undefined) this.move(side, { how: by < 0 ? "before" : "after", side: mate });
+    else if (next !== undefined && next !== null) this.move(side, { how: "with", side: next });
+    else if ((at < 0) === by < 0) this.pick(side);
   }
 
   get sendable() {
@@ -62,6 +78,8 @@ export class Ranking {
 
   draw() {
     document.querySelector("[data-order]").textContent = this.words;
+    drawStrip(this);
+    document.querySelector("[data-do=tied]").setAttribute("aria-pressed", this.tieNext);
     document.querySelector("[data-do=send]").disabled = !this.sendable;
     for (const pick of this.article.querySelectorAll("[data-pick]")) {
       const place = this.order.findIndex((group) => group.includes(Number(pick.dataset.pick)));
