@@ -126,6 +126,12 @@ class Told:
         return _("The reward model was not asked about your answers.")
 
     @property
+    def contradicted(self) -> list[Answered]:
+        """The answers that the reward model contradicts, most first."""
+        found = [answer for answer in self.scored if against(answer, self.scores) > 0]
+        return sorted(found, key=lambda answer: against(answer, self.scores), reverse=True)
+
+    @property
     def answering(self) -> bool:
         """Whether its new policy is still to answer prompts again."""
         published = self.round.outcome == Round.Outcome.PUBLISHED
@@ -149,6 +155,7 @@ def considered(person: User, version: DatasetVersion) -> list[Answered]:
     newest = (
         Judgment.objects.current()
         .filter(annotator=person, comparison__project=version.project_id, verdict=PREFERRED)
+        .filter(comparison__reserved_for=None)  # a repeat trains nothing
         .filter(created_at__lte=version.created_at)
         .order_by("-id")
         .values_list("pk", flat=True)[:NEWEST_ANSWERS]
@@ -268,32 +275,36 @@ def scores_of(version: ModelVersion, answers: Iterable[Answered]) -> Scores:
     return dict(found.values_list("completion", "value"))
 
 
-def disagreements(told: Told) -> list[dict[str, Any]]:
+def disagreements(person: User, told: Told) -> list[dict[str, Any]]:
     """The answers that the round's reward model contradicts most, in words, as the person finds them again."""
-    contradicted = [answer for answer in told.scored if against(answer, told.scores) > 0]
-    contradicted.sort(key=lambda answer: against(answer, told.scores), reverse=True)
-    shown = [answer.judgment for answer in contradicted[:DISAGREEMENTS_SHOWN]]
+    waiting = may_be_asked(person, {answer.prompt for answer in told.contradicted})
+    shown = [answer.judgment for answer in told.contradicted if answer.prompt not in waiting]
+    shown = shown[:DISAGREEMENTS_SHOWN]
     judgments = Judgment.objects.select_related("assignment", "comparison__prompt").in_bulk(shown)
     return [in_words(judgments[judgment]) for judgment in shown]
 
 
-def fresh_answers(person: User, policy: ModelVersion, answers: Iterable[Answered]) -> list[dict[str, Any]]:
-    """What a policy says to prompts of these answers, beside what the person chose.
+def may_be_asked(person: User, prompts: Iterable[int]) -> set[int]:
+    """Those of the prompts about which the person holds a comparison or may still get one, repeats among them.
 
-    Left out is a prompt about which the person may still be asked: that would tell whose answer is whose.
+    What a model says of them is kept back: the person is to answer without having been told.
     """
-    chosen: dict[int, int] = {}
-    for answer in answers:
-        chosen.setdefault(answer.prompt, answer.pairs[0][0])
     judged = Assignment.objects.filter(
         comparison=OuterRef("pk"), annotator=person, outcome=Assignment.Outcome.JUDGED
     )
-    asked = Comparison.objects.open().filter(~Exists(judged), prompt__in=chosen)
-    fresh = dict(
-        FreshAnswer.objects.filter(model_version=policy, prompt__in=chosen)
-        .exclude(prompt__in=asked.values("prompt"))
-        .values_list("prompt", "text")
-    )
+    open_to_them = Q(reserved_for=None) | Q(reserved_for=person)
+    found = Comparison.objects.filter(~Exists(judged), open_to_them, closed_at=None, prompt__in=prompts)
+    return set(found.values_list("prompt", flat=True))
+
+
+def fresh_answers(person: User, policy: ModelVersion, answers: Iterable[Answered]) -> list[dict[str, Any]]:
+    """What a policy says to prompts of these answers, beside what the person chose."""
+    chosen: dict[int, int] = {}
+    for answer in answers:
+        chosen.setdefault(answer.prompt, answer.pairs[0][0])
+    free = chosen.keys() - may_be_asked(person, chosen)
+    found = FreshAnswer.objects.filter(model_version=policy, prompt__in=free)
+    fresh = dict(found.values_list("prompt", "text"))
     shown = list(islice((prompt for prompt in chosen if prompt in fresh), PROMPTS_SHOWN))
     prompts = Prompt.objects.in_bulk(shown)
     completions = Completion.objects.in_bulk([chosen[prompt] for prompt in shown])

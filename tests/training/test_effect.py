@@ -1,6 +1,7 @@
 """What my answers did: what each round learned from a person, where it agrees, and what nobody else is shown."""
 
 import uuid
+from random import Random
 
 import pytest
 from django.db import connection
@@ -12,6 +13,7 @@ from labeling.assignment import next_for
 from labeling.judging import revise, withdraw
 from labeling.models import User
 from labeling.projects import add_member
+from labeling.repeats import repeat_of
 from labeling.selection import create_comparison
 from tests.training.rounds import answer_again, ask, loop_of, say, trained
 from training import effect
@@ -158,7 +160,7 @@ def test_what_it_contradicts_most_comes_first_and_leads_back_to_the_comparison(p
     given = say(bob, project, "kind")
     trained(project, lambda one: one.prompt_id if "short" in one.text else 0)
     (one,) = told(bob, project)
-    found = effect.disagreements(one)
+    found = effect.disagreements(bob, one)
     newest = sorted(given, key=lambda judgment: judgment.comparison.prompt_id, reverse=True)
     assert [row["assignment"] for row in found] == [
         judgment.assignment_id for judgment in newest[: effect.DISAGREEMENTS_SHOWN]
@@ -202,6 +204,40 @@ def test_no_fresh_answer_to_a_prompt_about_which_the_person_may_be_asked(project
     assert newest.text not in shown
 
 
+def test_nothing_is_told_of_what_a_person_is_asked_again(project, bob, asked, bobs):
+    given = say(bob, project, "kind")
+    answer_again(trained(project, likes_short))
+    for judgment in given[-effect.DISAGREEMENTS_SHOWN :]:
+        repeat_of(judgment)
+    again = {judgment.comparison.prompt.text for judgment in given[-effect.DISAGREEMENTS_SHOWN :]}
+    others = {judgment.comparison.prompt.text for judgment in given} - again
+    (one,) = told(bob, project)
+    assert {row["prompt"] for row in effect.disagreements(bob, one)} == others
+    assert {row["prompt"] for row in effect.fresh_answers(bob, one.round.new_policy, one.answers)} < others
+    for judgment in given[: -effect.DISAGREEMENTS_SHOWN]:
+        repeat_of(judgment)
+    page = bobs()
+    assert "Where is parcel" not in page
+    assert "It disagrees with none" not in page, "it does, but nothing is told of it now"
+
+
+def test_a_repeat_is_none_of_the_answers_that_are_considered(project, bob, asked, monkeypatch):
+    monkeypatch.setattr(effect, "NEWEST_ANSWERS", 3)
+    given = say(bob, project, "kind")
+    repeat_of(given[0])
+    project.repeat_share = 0.2
+    monkeypatch.setattr("labeling.assignment._chance", Random(3))
+    project.save()
+    ask(project, ["train"] * 3)
+    later = say(bob, project, "kind")
+    while not project.comparisons.filter(reserved_for=bob, closed_at__isnull=False).exists():
+        ask(project, ["train"])
+        later += say(bob, project, "kind")
+    standing = [one.pk for one in later if one.comparison.reserved_for_id is None]
+    found = effect.considered(bob, trained(project).dataset_version)
+    assert [one.judgment for one in found] == standing[:-4:-1]
+
+
 def test_a_comparison_that_waits_for_others_hides_nothing_from_who_answered_it(project, bob):
     loop_of(project)
     project.overlap = 2
@@ -225,6 +261,17 @@ def test_what_the_policy_says_is_that_of_the_policy_in_use(project, bob, asked, 
 
 
 # The page
+
+
+def test_prompts_and_answers_carry_the_language_of_the_project(project, bob, asked, bobs):
+    say(bob, project, "kind")
+    answer_again(trained(project, likes_short))
+    assert 'lang=""' in bobs(), "not known"
+    project.languages = ["de"]
+    project.save()
+    page = bobs()
+    assert 'lang=""' not in page
+    assert page.count('lang="de"') == effect.DISAGREEMENTS_SHOWN + 3 * effect.PROMPTS_SHOWN
 
 
 def test_it_is_opened_from_ones_own_answers(client, project, bob):

@@ -32,7 +32,7 @@ def show(request: HttpRequest, slug: str) -> HttpResponse:
         "settings": settings,
         "open_round": loop.open_round(project),
         "newest": newest,
-        "disagreements": effect.disagreements(newest) if newest else [],
+        "disagreements": effect.disagreements(request.user, newest) if newest else [],
         "fresh": effect.fresh_answers(request.user, settings.policy, newest.answers) if newest else [],
         "earlier": told[1:] if newest else told,
         "older": shown[-1].number if len(rounds) > len(shown) else None,
