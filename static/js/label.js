@@ -25,6 +25,7 @@ let current = null; // the article on screen
 let ahead = []; // articles that come next
 let history = []; // what was answered in this page, newest last: {article, entry, draft}
 let filling = false;
+let askedAgain = false; // for what comes next, while an answer to that was on its way
 let ranking = null; // of the comparison on screen, where it has three or more answers
 let unsaid = null; // an answer that waits for its reason
 let shownAt = performance.now();
@@ -128,7 +129,10 @@ function held() {
 }
 
 async function fill() {
-  if (filling) return;
+  if (filling) {
+    askedAgain = true;
+    return;
+  }
   filling = true;
   try {
     while (!current || ahead.length < AHEAD) {
@@ -137,7 +141,7 @@ async function fill() {
       if (signedOut && !outbox.ids().length) sayWithLogin(words("signed-out"));
       if (refused) say(message, "harm");
       if (!current && !done) drawEmpty("cut");
-      if (!current && done && !reply.html) drawEmpty(outbox.ids().length ? "cut" : "nothing");
+      if (!current && done && !reply.html) drawEmpty(outbox.ids().length ? "coming" : "nothing");
       if (!done || !reply.html) break;
       const article = parse(reply.html);
       if (held().includes(id(article))) break;
@@ -146,6 +150,10 @@ async function fill() {
     }
   } finally {
     filling = false;
+  }
+  if (askedAgain) {
+    askedAgain = false;
+    fill();
   }
 }
 

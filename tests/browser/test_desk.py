@@ -381,6 +381,28 @@ def test_when_all_is_answered_the_page_says_so_and_new_work_appears(desk, pairs,
     expect(page.locator("#stage article")).to_be_visible()
 
 
+def test_after_the_last_answer_the_page_speaks_of_no_lost_connection(desk, pairs, judged):
+    # The server says that nothing is left while the answer is still on its way.
+    pairs(1)
+    page = desk()
+    held = []
+    page.route("**/label/answer/", lambda route: held.append(route))
+    page.evaluate(
+        """() => {
+            window.seen = [];
+            const look = () => document.querySelectorAll("[data-empty]:not([hidden])").forEach((one) => window.seen.push(one.dataset.empty));
+            new MutationObserver(look).observe(document.body, { subtree: true, attributes: true });
+        }"""
+    )
+    with page.expect_response("**/label/next/"):
+        page.keyboard.press("4")
+    page.wait_for_timeout(200)
+    held[0].continue_()
+    expect(page.get_by_text("Nothing waits for you right now")).to_be_visible()
+    assert len(judged()) == 1
+    assert "cut" not in page.evaluate("window.seen")
+
+
 def test_the_lease_is_renewed_while_the_page_is_open(desk, pairs, project, until):
     project.lease_seconds = 3
     project.save(update_fields=["lease_seconds"])
