@@ -408,3 +408,53 @@ def test_the_settings_show_what_annotators_will_see_and_keep_it(sign_in, project
     assert saved.reason_tags == ["<script>alert(1)</script>", "kinder"]
     assert GuidelinesVersion.objects.get().text == saved.guidelines == "Be *kind*."
     assert faults == []
+
+
+# Fingers
+
+
+def swipe(page, row, by):
+    """A finger on a row of answers, moved sideways by so many pixels."""
+    box = row.bounding_box()
+    y, start = box["y"] + box["height"] / 2, box["x"] + box["width"] / 2 - by / 2
+    finger = page.context.new_cdp_session(page)
+    for step in range(9):
+        kind = "touchMove" if step else "touchStart"
+        finger.send(
+            "Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": start + by * step / 8, "y": y}]}
+        )
+        page.wait_for_timeout(16)
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def test_a_finger_swipes_between_the_answers(desk, pairs, judged):
+    pairs(2)
+    page = desk(**PHONE)
+    first, second = page.locator("#stage .answer").all()
+    row = page.locator("#stage .answers")
+    before = shown(page)
+    swipe(page, row, by=-240)
+    expect(second).to_be_in_viewport(ratio=0.9)
+    expect(first).not_to_be_in_viewport()
+    expect(page.locator("#stage .tabs button").nth(1)).to_have_attribute("aria-current", "true")
+    swipe(page, row, by=240)
+    expect(first).to_be_in_viewport(ratio=0.9)
+    expect(page.locator("#stage .tabs button").nth(0)).to_have_attribute("aria-current", "true")
+    assert shown(page) == before and judged() == []
+
+
+def test_what_is_tapped_on_a_phone_is_44_pixels_large(desk, pairs, asks):
+    asks(criteria=["honesty"], reason_tags=["kinder"], all_good=True)
+    pairs(1)
+    page = desk(**PHONE)
+    small = """() => [...document.querySelectorAll('button, nav a, .rating label, .tags label')]
+        .map((element) => [element, element.getBoundingClientRect()])
+        .filter(([, box]) => box.width && (box.width < 44 || box.height < 44))
+        .map(([element, box]) => `${element.textContent.trim()}: ${box.width} x ${box.height}`)"""
+    assert page.evaluate(small) == []
+    for act in ("why", "better", "skip", "flag"):
+        page.locator(f".extras [data-do={act}]").tap()
+        page.locator("dialog[open]").wait_for()
+        assert page.evaluate(small) == [], act
+        page.keyboard.press("Escape")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
