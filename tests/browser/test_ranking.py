@@ -139,7 +139,7 @@ def test_a_finger_drags_on_a_phone_and_the_page_stays_where_it_is(ranking, judge
     expect(page.locator("[data-order]")).to_contain_text("D > A > B = C")
     assert page.evaluate("[scrollX, scrollY]") == [0, 0]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.get_by_role("button", name="Send this order").tap()
+    page.get_by_role("button", name="Send this order").click()
     until(lambda: len(judged()) == 1)
     sides = judged()[0].assignment.sides
     assert judged()[0].ranking == [[sides[3]], [sides[0]], sorted([sides[1], sides[2]])]
