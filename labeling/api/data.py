@@ -1,5 +1,6 @@
 """Preferences out: a stream of what stands now, and frozen versions."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from django.db.models import QuerySet
@@ -19,7 +20,7 @@ from labeling.api import serializers
 from labeling.api.paging import NewestFirst
 from labeling.datasets import freeze
 from labeling.exports import stream_demonstrations, stream_preferences, stream_put_aside
-from labeling.models import DatasetVersion
+from labeling.models import DatasetVersion, Project
 
 LINES = "application/x-ndjson"
 LISTS = ("tags", "authors", "annotators")
@@ -32,6 +33,13 @@ class StreamSerializer(serializers.FilterSerializer):
         default=0,
         help_text="The id of the last line that you have; the stream goes on behind it.",
     )
+
+
+def attached(project: Project, name: str, lines: Iterator[bytes]) -> StreamingHttpResponse:
+    """Lines as a file to be saved, sent while they are read."""
+    response = StreamingHttpResponse(lines, content_type=LINES)
+    response["Content-Disposition"] = f'attachment; filename="{project.slug}-{name}.jsonl"'
+    return response
 
 
 class PreferencesView(APIView):
@@ -47,9 +55,7 @@ class PreferencesView(APIView):
         asked = StreamSerializer(data=_query(request))
         asked.is_valid(raise_exception=True)
         lines = stream_preferences(project, **asked.validated_data)
-        response = StreamingHttpResponse(lines, content_type=LINES)
-        response["Content-Disposition"] = f'attachment; filename="{project.slug}-preferences.jsonl"'
-        return response
+        return attached(project, "preferences", lines)
 
 
 class AfterSerializer(serializers.Strict):
@@ -73,9 +79,7 @@ class PutAsideView(APIView):
         asked = AfterSerializer(data=_query(request))
         asked.is_valid(raise_exception=True)
         lines = stream_put_aside(project, **asked.validated_data)
-        response = StreamingHttpResponse(lines, content_type=LINES)
-        response["Content-Disposition"] = f'attachment; filename="{project.slug}-put-aside.jsonl"'
-        return response
+        return attached(project, "put-aside", lines)
 
 
 class DemonstrationsView(APIView):
@@ -86,9 +90,7 @@ class DemonstrationsView(APIView):
     )
     def get(self, request: Request, slug: str) -> StreamingHttpResponse:
         project = access_project(request.user, slug, *READING)
-        response = StreamingHttpResponse(stream_demonstrations(project), content_type=LINES)
-        response["Content-Disposition"] = f'attachment; filename="{project.slug}-demonstrations.jsonl"'
-        return response
+        return attached(project, "demonstrations", stream_demonstrations(project))
 
 
 def _query(request: Request) -> dict[str, Any]:
