@@ -84,7 +84,7 @@ def check_answer(project: Project, candidates: int, verdict: str, said: Said) ->
         reason=reason,
         reason_tags=tags,
         ratings=_clean_ratings(project, said.get("ratings"), candidates),
-        seconds_spent=_clean_seconds(said.get("seconds_spent")),
+        seconds_spent=clean_seconds(said.get("seconds_spent")),
     )
 
 
@@ -187,7 +187,7 @@ def _clean_ratings(project: Project, ratings: Any, candidates: int) -> Ratings:
     return {name: [int(one) for one in ratings[name]] for name in project.criteria}
 
 
-def _clean_seconds(seconds: Any) -> float | None:
+def clean_seconds(seconds: Any) -> float | None:
     if seconds is None:
         return None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:

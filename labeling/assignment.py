@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
-from labeling import repeats
+from labeling import qualification, repeats
 from labeling.models import Assignment, Candidate, Comparison, Membership, Project, User
 
 MAX_LIVE_LEASES = 3
@@ -40,12 +40,17 @@ def next_for(annotator: User, project: Project, holding: Iterable[int] = ()) -> 
 
     holding: ids of assignments that the person's client already has; any other live lease of theirs
     comes back first, as after a reload. With MAX_LIVE_LEASES in hand nothing new is given out.
-    Raises Membership.DoesNotExist for someone who is not in the project.
+    Raises Membership.DoesNotExist for someone who is not in the project, NotQualified for an annotator who has its
+    qualification round still to pass.
     """
     holding = set(holding)
     with transaction.atomic():
         # One request of a person at a time, so that two tabs cannot pass the limit together.
-        Membership.objects.active().select_for_update(no_key=True).get(user=annotator, project=project)
+        member = (
+            Membership.objects.active().select_for_update(no_key=True).get(user=annotator, project=project)
+        )
+        member.project = project
+        qualification.check(member)
         live = Assignment.objects.live().filter(annotator=annotator, comparison__project=project)
         leases = list(live.select_related("comparison__project").order_by("id"))
         for lease in leases:

@@ -1,5 +1,6 @@
 """What people may send: forms for pages, and for the small POSTs of the annotator's desk."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from django import forms
@@ -8,11 +9,19 @@ from django.core.exceptions import ValidationError
 from django.http import QueryDict
 from django.utils.translation import gettext_lazy as _
 
-from labeling.answers import MAX_EDIT_LENGTH, MAX_REASON_LENGTH
+from labeling.answers import ALL_BAD, ALL_GOOD, MAX_EDIT_LENGTH, MAX_REASON_LENGTH, TIE
 from labeling.keys import ACTS, GROUPS, USUAL, as_written, keys_with, own_keys, problems
-from labeling.models import Judgment, Membership, Project, User
-from labeling.models.projects import MAX_CRITERIA, MAX_NAME_LENGTH, MAX_REASON_TAGS, text_languages
+from labeling.models import Judgment, Membership, Project, QualificationDecision, QualificationQuestion, User
+from labeling.models.projects import (
+    MAX_CRITERIA,
+    MAX_NAME_LENGTH,
+    MAX_REASON_TAGS,
+    MIN_CANDIDATES,
+    text_languages,
+)
+from labeling.models.qualification import LETTERS
 from labeling.projects import save_guidelines
+from labeling.qualification import build_question
 
 MAX_UPLOAD_BYTES = 200 * 2**20
 
@@ -109,6 +118,13 @@ class WordsField(forms.CharField):
             )
 
 
+class Words(forms.Textarea):
+    """Room for text in any script."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(attrs={"rows": rows, "dir": "auto"})
+
+
 class ProjectForm(forms.ModelForm):
     """What a project asks of its annotators, on one page."""
 
@@ -124,7 +140,12 @@ class ProjectForm(forms.ModelForm):
             "ranking_pairs",
         ),
         "What is asked beside it": ("criteria", "reason_tags", "reason_required", "edits"),
-        "How well it is answered": ("repeat_share",),
+        "How well it is answered": (
+            "qualification",
+            "qualification_share",
+            "qualification_attempts",
+            "repeat_share",
+        ),
         "Guidelines": ("guidelines",),
     }
 
@@ -152,7 +173,8 @@ class ProjectForm(forms.ModelForm):
         model = Project
         fields: ClassVar = [
             "name", "overlap", "lease_seconds", "answers_per_comparison", "strengths", "ties", "all_bad", "all_good", "partial_rankings",
-            "ranking_pairs", "criteria", "reason_tags", "reason_required", "edits", "repeat_share", "languages", "guidelines",
+            "ranking_pairs", "criteria", "reason_tags", "reason_required", "edits", "qualification",
+            "qualification_share", "qualification_attempts", "repeat_share", "languages", "guidelines",
         ]  # fmt: skip
         widgets: ClassVar = {"guidelines": forms.Textarea(attrs={"rows": 8, "dir": "auto"})}
         labels: ClassVar = {
@@ -167,6 +189,9 @@ class ProjectForm(forms.ModelForm):
             "ranking_pairs": "What a ranking becomes",
             "reason_required": "A reason is needed",
             "edits": "Better answers",
+            "qualification": "Qualification round",
+            "qualification_share": "Share that has to be right",
+            "qualification_attempts": "Attempts",
             "repeat_share": "Repeats",
             "guidelines": "What annotators should look for, in Markdown",
         }
@@ -198,6 +223,76 @@ class NewProjectForm(forms.ModelForm):
         help_texts: ClassVar = {"overlap": _("How many people judge each new comparison.")}
 
 
+class QuestionForm(forms.Form):
+    """A question of the qualification round. `prompt` is the last message; earlier ones stay as they are."""
+
+    RIGHT: ClassVar = [
+        *((letter, f"Answer {letter.upper()}") for letter in LETTERS),
+        (TIE, "Tie"),
+        (ALL_BAD, "All bad"),
+        (ALL_GOOD, "All good"),
+    ]
+
+    prompt = forms.CharField(label="What the user says", strip=False, widget=Words(rows=3))
+    right = forms.MultipleChoiceField(
+        label="What counts as right",
+        choices=RIGHT,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="One or several. Ask only what nobody in their senses would dispute, such as an answer that is plainly "
+        "wrong, rude or beside the point, against one that is not: where taste decides there is no right answer, and "
+        "people learn to guess yours.",
+    )
+    explanation = forms.CharField(
+        label="Why, in Markdown",
+        strip=False,
+        widget=Words(rows=4),
+        help_text="Shown after the answer, right or wrong. The answers stand in random order, so say “the one that names "
+        "a step” and not “A”.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for place, letter in enumerate(LETTERS):
+            self.fields[f"answer_{letter}"] = forms.CharField(
+                label=f"Answer {letter.upper()}",
+                strip=False,
+                required=place < MIN_CANDIDATES,
+                widget=Words(rows=3),
+            )
+        self.order_fields(["prompt", *(f"answer_{letter}" for letter in LETTERS), "right", "explanation"])
+
+    def first_answers(self) -> list[Any]:
+        return [self[f"answer_{letter}"] for letter in LETTERS[:MIN_CANDIDATES]]
+
+    def more_answers(self) -> list[Any]:
+        return [self[f"answer_{letter}"] for letter in LETTERS[MIN_CANDIDATES:]]
+
+    @classmethod
+    def of(cls, question: QualificationQuestion) -> "QuestionForm":
+        answers = zip(LETTERS, question.answers, strict=False)
+        initial = {f"answer_{letter}": text for letter, text in answers}
+        said = {"right": question.right, "explanation": question.explanation}
+        return cls(initial={"prompt": question.messages[-1]["content"], **initial, **said})
+
+    def build(self, project: Project, before: Sequence[dict[str, str]] = ()) -> QualificationQuestion | None:
+        """The question as it was typed, behind the messages `before`; None, and errors at their fields, where it makes none."""
+        said = self.cleaned_data
+        answers = [said[f"answer_{letter}"] for letter in LETTERS]
+        while answers and not answers[-1]:
+            answers.pop()
+        prompt = [*before, {"role": "user", "content": said["prompt"]}]
+        try:
+            return build_question(project, prompt, answers, said["right"], said["explanation"])
+        except ValidationError as error:
+            for field, problems in error.message_dict.items():
+                self.add_error("answer_a" if field == "answers" else field, f"This {problems[0]}.")
+        return None
+
+
+class QuestionsFileForm(forms.Form):
+    file = forms.FileField(label="JSONL file", help_text="One JSON object a line, UTF-8.")
+
+
 class GuidelinesForm(forms.Form):
     guidelines = forms.CharField(
         label=_("Guidelines"),
@@ -220,6 +315,20 @@ class PersonForm(forms.Form):
 
 class RoleForm(forms.Form):
     role = forms.ChoiceField(choices=[*Membership.Role.choices, ("leave", "not in the project")])
+
+
+class DecisionForm(forms.Form):
+    decision = forms.ChoiceField(choices=QualificationDecision.Decision.choices)
+
+
+class QualificationForm(forms.Form):
+    """One answer of the round; `side` counts the answers as shown, from 0."""
+
+    given = forms.IntegerField(min_value=1, max_value=2**63 - 1)
+    verdict = forms.ChoiceField(choices=Judgment.Verdict.choices)
+    side = forms.IntegerField(required=False, min_value=0)
+    strength = forms.IntegerField(required=False, min_value=1, max_value=3)
+    seconds_spent = forms.FloatField(required=False, min_value=0)
 
 
 class UploadForm(forms.Form):

@@ -28,11 +28,13 @@ from labeling.models import (
     Preference,
     Project,
     Prompt,
+    QualificationQuestion,
     User,
 )
 from labeling.models.content import clean_text
 from labeling.models.projects import MAX_CANDIDATES, MIN_CANDIDATES
 from labeling.projects import imported_member
+from labeling.qualification import add_questions, build_question
 from labeling.selection import same_text
 
 BATCH_ROWS = 1000
@@ -63,6 +65,7 @@ class ImportReport:
     prompts_added: int = 0
     comparisons_added: int = 0
     judgments_added: int = 0
+    questions_added: int = 0
     present: int = 0  # lines that said nothing new
     bad: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -106,6 +109,35 @@ def add_prompts(project: Project, rows: list[Any]) -> ImportReport:
 def add_comparisons(project: Project, rows: list[Any]) -> ImportReport:
     """As import_comparisons, from a list in memory; the report carries the comparisons' ids."""
     return _run(enumerate(rows), project, False, _parse_comparison, _store_comparisons, keep_ids=True)
+
+
+def import_questions(file: Path | str | BinaryIO, project: Project, by: User | None = None) -> ImportReport:
+    """Import questions of the qualification round, behind those that are there: lines of
+    {prompt: text or messages, answers: [text, ...], right: ["a", "tie", ...], explanation}. Raises ImportRefused.
+    """
+
+    def store(
+        project: Project, questions: list[QualificationQuestion], report: ImportReport, name: str
+    ) -> list[int]:
+        try:
+            add_questions(project, questions, by)
+        except ValidationError as error:
+            report.add_problem(Problem(name, questions[-1].line, "line", f"is too many. {error.messages[0]}"))
+            return []
+        report.questions_added += len(questions)
+        return [question.pk for question in questions]
+
+    return _run(_read_lines(file), project, False, _parse_question, store, file_name(file))
+
+
+def _parse_question(project: Project, row: dict[str, Any]) -> QualificationQuestion:
+    fields = ("prompt", "answers", "right", "explanation")
+    for name in fields:
+        if name not in row:
+            raise ValidationError({name: "is missing"})
+    if unknown := set(row) - set(fields):
+        raise ValidationError({min(unknown): "is not a field of a question"})
+    return build_question(project, *(row[name] for name in fields))
 
 
 def file_name(file: Path | str | BinaryIO) -> str:

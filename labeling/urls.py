@@ -1,6 +1,6 @@
 from django.urls import path
 
-from labeling.views import account, data, home, label, mine, people, reports
+from labeling.views import account, data, home, label, mine, people, qualification, questions, reports
 
 app_name = "labeling"
 urlpatterns = [
@@ -21,6 +21,15 @@ urlpatterns = [
     path("p/<slug:slug>/label/undo/", label.undo, name="undo"),
     path("p/<slug:slug>/label/renew/", label.renew, name="renew"),
     path("p/<slug:slug>/mine/", mine.mine, name="mine"),
+    path("p/<slug:slug>/qualification/", qualification.qualification, name="qualification"),
+    path("p/<slug:slug>/qualification/answer/", qualification.answer, name="qualification-answer"),
+    path("p/<slug:slug>/questions/", questions.questions, name="questions"),
+    path("p/<slug:slug>/questions/new/", questions.new, name="question-new"),
+    path("p/<slug:slug>/questions/import/", questions.upload, name="questions-import"),
+    path("p/<slug:slug>/questions/<int:question>/", questions.change, name="question"),
+    path("p/<slug:slug>/questions/<int:question>/move/", questions.move, name="question-move"),
+    path("p/<slug:slug>/questions/<int:question>/remove/", questions.remove, name="question-remove"),
+    path("p/<slug:slug>/people/<int:member>/qualify/", questions.decide, name="qualify"),
     path("p/<slug:slug>/data/", data.data, name="data"),
     path("p/<slug:slug>/data/import/", data.upload, name="import"),
     path("p/<slug:slug>/data/freeze/", data.freeze, name="freeze"),

@@ -11,6 +11,7 @@ from rest_framework.views import exception_handler
 from labeling.api.reading import TooLarge
 from labeling.assignment import Conflict
 from labeling.imports import ImportRefused
+from labeling.qualification import NotQualified
 
 
 class Refused(exceptions.APIException):
@@ -31,6 +32,8 @@ def answer(error: Exception, context: dict[str, Any]) -> Response | None:
 def _translate(error: Exception) -> Exception:
     if isinstance(error, Conflict):
         return Refused(str(error))
+    if isinstance(error, NotQualified):
+        return exceptions.PermissionDenied(str(error))
     if isinstance(error, RequestDataTooBig):
         return TooLarge()
     if isinstance(error, ImportRefused):

@@ -60,6 +60,11 @@ class ProjectSerializer(serializers.Serializer):
     languages = serializers.ListField(
         child=serializers.CharField(), help_text="That its texts are written in; none: not said."
     )
+    qualification = serializers.BooleanField(
+        help_text="Whether annotators go through a qualification round, in the browser, before their first comparison."
+    )
+    qualification_share = serializers.FloatField(help_text="Which share of its questions has to be right.")
+    qualification_attempts = serializers.IntegerField(help_text="How often a person may try.")
     repeat_share = serializers.FloatField(
         help_text="Which share of a person's comparisons are earlier ones, asked again: 0 to 0.2."
     )

@@ -18,6 +18,10 @@ from labeling.judging import answer_from_sides, record, revise, undo_last, withd
 from labeling.models import Assignment, Judgment, Membership
 
 NOTHING_LEFT = OpenApiResponse(description="Nothing is left for you.")
+NOT_QUALIFIED = OpenApiResponse(
+    serializers.ErrorSerializer,
+    description="You have the project's qualification round still to pass, on its page in the browser.",
+)
 CONFLICT = OpenApiResponse(serializers.ErrorSerializer, description="Too late: see the sentence.")
 
 
@@ -35,7 +39,7 @@ class NextView(APIView):
         description="A lease of yours that is not in `holding` comes back first, so that a lost answer or "
         "a reload loses nothing. Name what you hold to fetch ahead; you may hold three.",
         request=serializers.HoldingSerializer,
-        responses={200: serializers.AssignmentSerializer, 204: NOTHING_LEFT},
+        responses={200: serializers.AssignmentSerializer, 204: NOTHING_LEFT, 403: NOT_QUALIFIED},
     )
     def post(self, request: Request, slug: str) -> Response:
         project = access_project(request.user, slug, *ANNOTATING)

@@ -7,6 +7,12 @@ Django cannot express.
 from labeling.models.content import Completion, Prompt, content_hash, split_of
 from labeling.models.datasets import DatasetEntry, DatasetVersion
 from labeling.models.projects import GuidelinesVersion, Membership, Project, User, random_pseudonym
+from labeling.models.qualification import (
+    QualificationAnswer,
+    QualificationAttempt,
+    QualificationDecision,
+    QualificationQuestion,
+)
 from labeling.models.work import Assignment, Candidate, Comparison, Edit, Judgment, Preference
 
 __all__ = [
@@ -23,6 +29,10 @@ __all__ = [
     "Preference",
     "Project",
     "Prompt",
+    "QualificationAnswer",
+    "QualificationAttempt",
+    "QualificationDecision",
+    "QualificationQuestion",
     "User",
     "content_hash",
     "random_pseudonym",

@@ -139,6 +139,24 @@ class Project(models.Model):
         blank=True,
         help_text="That its texts are written in, by their codes; none: not said.",
     )
+    qualification = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Whether annotators go through a round of questions with a known answer before their first comparison. "
+        "Nobody is held up while there are no questions.",
+    )
+    qualification_share = models.FloatField(
+        default=0.8,
+        db_default=0.8,
+        validators=[MinValueValidator(0), MaxValueValidator(1)],
+        help_text="Which share of the questions has to be right, from 0 to 1.",
+    )
+    qualification_attempts = models.PositiveSmallIntegerField(
+        default=2,
+        db_default=2,
+        validators=[MinValueValidator(1), MaxValueValidator(20)],
+        help_text="How often a person may try; then a manager may let them in, or try again, on the page People.",
+    )
     repeat_share = models.FloatField(
         default=0,
         db_default=0,
@@ -173,6 +191,14 @@ class Project(models.Model):
             models.CheckConstraint(
                 condition=Q(repeat_share__gte=0, repeat_share__lte=MAX_REPEAT_SHARE),
                 name="project_repeat_share_0_to_a_fifth",
+            ),
+            models.CheckConstraint(
+                condition=Q(qualification_share__gte=0, qualification_share__lte=1),
+                name="project_qualification_share_0_to_1",
+            ),
+            models.CheckConstraint(
+                condition=Q(qualification_attempts__gte=1, qualification_attempts__lte=20),
+                name="project_qualification_attempts_1_to_20",
             ),
         ]
 

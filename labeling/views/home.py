@@ -19,6 +19,7 @@ from labeling.keys import USUAL, as_written
 from labeling.models import Comparison, Membership, Project, User
 from labeling.models.projects import MIN_CANDIDATES
 from labeling.projects import create_project, save_guidelines
+from labeling.qualification import standing_of
 from labeling.rendering import render_markdown
 from labeling.views.label import LETTERS, SPEAKERS, picking
 
@@ -64,8 +65,10 @@ def own_places(user: User) -> list[Membership]:
 
 def at_a_glance(place: Membership) -> dict[str, object]:
     """A project on the home page. It asks whether work waits, not how much: that would be a long count."""
+    qualifying = standing_of(place)
     waiting = (
         place.role in ANNOTATING
+        and not qualifying.needed
         and Comparison.objects.filter(project=place.project).open_for(place.user).exists()
     )
     return {
@@ -73,6 +76,7 @@ def at_a_glance(place: Membership) -> dict[str, object]:
         "role": place.role,
         "role_name": place.get_role_display(),
         "waiting": waiting,
+        "qualifying": qualifying,
         "manages": place.role == MANAGER,
     }
 

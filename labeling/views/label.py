@@ -5,14 +5,14 @@ happened since, 400 that it makes no sense; `message` is a sentence for the pers
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -27,6 +27,8 @@ from labeling.answers import RATINGS
 from labeling.forms import AnswerForm, PutAsideForm
 from labeling.keys import as_written, keys_with
 from labeling.models import Assignment, Candidate, Judgment, Project, User
+from labeling.models.content import Message
+from labeling.qualification import NotQualified
 from labeling.rendering import render_markdown
 from labeling.words import desk_words
 
@@ -48,9 +50,12 @@ def label(request: HttpRequest, slug: str) -> HttpResponse:
     project = access_project(request.user, slug, *ANNOTATING)
     """The desk; with `?again=` and the number of an assignment, an answer of one's own to be looked at again."""
     revised = answered(request.user, project, request.GET["again"]) if "again" in request.GET else None
-    current = revised.assignment if revised else handing.next_for(request.user, project)
-    ahead = handing.next_for(request.user, project, holding=[current.pk]) if current else None
     keys = keys_with(request.user.own_keys)
+    try:
+        current = revised.assignment if revised else handing.next_for(request.user, project)
+        ahead = handing.next_for(request.user, project, holding=[current.pk]) if current else None
+    except NotQualified:
+        return redirect("labeling:qualification", project.slug)
     return render(
         request,
         "labeling/label.html",
@@ -120,20 +125,25 @@ def on_screen(assignment: Assignment | None, keys: Mapping[str, str]) -> dict[st
         return None
     candidates = Candidate.objects.filter(comparison=assignment.comparison_id).select_related("completion")
     texts = {candidate.position: candidate.completion.text for candidate in candidates}
-    shown = [texts[position] for position in assignment.sides]
-    picks = picking(keys)
-    messages = assignment.comparison.prompt.messages
+    project = assignment.comparison.project
+    shown = rendered(
+        assignment.comparison.prompt.messages,
+        [texts[position] for position in assignment.sides],
+        picking(keys),
+    )
+    return {"id": assignment.pk, "criteria": project.criteria, "language": project.only_language, **shown}
+
+
+def rendered(messages: list[Message], texts: list[str], picks: Sequence[str] = LETTERS) -> dict[str, Any]:
+    """A prompt, and the answers to it in the order shown, as safe HTML. picks: the keys that pick the answers."""
     return {
-        "id": assignment.pk,
-        "criteria": assignment.comparison.project.criteria,
-        "language": assignment.comparison.project.only_language,
         "messages": [
             {"role": m["role"], "who": SPEAKERS[m["role"]], "html": render_markdown(m["content"])}
             for m in messages
         ],
         "answers": [
             {"letter": letter, "key": key, "html": render_markdown(text) if text.strip() else ""}
-            for letter, key, text in zip(LETTERS, picks, shown, strict=False)
+            for letter, key, text in zip(LETTERS, picks, texts, strict=False)
         ],
     }
 
@@ -164,7 +174,7 @@ def desk_post(view: View) -> View:
             return JsonResponse(view(request.user, project, posted(request)))
         except Http404:
             return JsonResponse({"message": _("This comparison is not yours any more.")}, status=404)
-        except handing.Conflict as conflict:
+        except (handing.Conflict, NotQualified) as conflict:
             return JsonResponse({"message": str(conflict)}, status=409)
         except ValidationError as error:
             return JsonResponse({"message": " ".join(error.messages)}, status=400)

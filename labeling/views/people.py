@@ -18,6 +18,7 @@ from labeling.agreement import with_themselves
 from labeling.forms import PersonForm, RoleForm
 from labeling.models import Assignment, Judgment, Membership, Project, User
 from labeling.projects import add_member, remove_member
+from labeling.qualification import score, standing_of
 
 PASSWORD_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that looks like another
 
@@ -53,6 +54,7 @@ def page(
         {
             "place": place,
             "consistency": consistency.get(place.user_id),
+            "qualifying": qualifying(place, project),
             "roles": RoleForm(initial={"role": place.role}, auto_id=f"id_%s_{place.pk}"),
             "resettable": may_reset(request.user, place.user),
         }
@@ -66,6 +68,14 @@ def page(
         "members": members,
         "asked_again": bool(consistency) or project.repeat_share > 0,
     }
+
+
+def qualifying(place: Membership, project: Project) -> dict[str, object]:
+    """Where a person stands with the qualification round, and how the attempt that tells it went."""
+    place.project = project
+    standing = standing_of(place)
+    right, of = score(standing.attempt) if standing.attempt else (0, 0)
+    return {"standing": standing, "right": right, "of": of}
 
 
 def with_work(project: Project) -> QuerySet[Membership]:

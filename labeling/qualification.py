@@ -1,0 +1,254 @@
+"""The qualification round: who has to pass it, asking it, and what managers put into it."""
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import Max
+from django.db.models.functions import Now
+from django.utils.translation import gettext as _
+
+from labeling.answers import ALL_BAD, ALL_GOOD, TIE, clean_seconds
+from labeling.models import (
+    Membership,
+    Project,
+    QualificationAnswer,
+    QualificationAttempt,
+    QualificationDecision,
+    QualificationQuestion,
+    User,
+)
+from labeling.models.content import clean_messages, clean_text
+from labeling.models.projects import MAX_CANDIDATES, MIN_CANDIDATES
+from labeling.models.qualification import LETTERS
+from labeling.selection import same_text
+
+Decision = QualificationDecision.Decision
+MAX_QUESTIONS = 50  # a round is short; a page shows them all
+
+_chance = random.SystemRandom()
+
+
+class NotQualified(Exception):
+    """The person has to pass the project's qualification round first; the message says so."""
+
+
+class NoAttemptLeft(Exception):
+    """The person has tried as often as the project allows."""
+
+
+# What managers put into it
+
+
+def build_question(
+    project: Project, prompt: Any, answers: Any, right: Any, explanation: Any
+) -> QualificationQuestion:
+    """Make a question, not yet saved and without a place. Raises ValidationError that names the field."""
+    messages = clean_messages(prompt)
+    if not isinstance(answers, list) or not MIN_CANDIDATES <= len(answers) <= MAX_CANDIDATES:
+        raise ValidationError({"answers": f"must be a list of {MIN_CANDIDATES} to {MAX_CANDIDATES} texts"})
+    answers = [clean_text(answer, "answers") for answer in answers]
+    if len({same_text(answer) for answer in answers}) < len(answers):
+        raise ValidationError({"answers": "must differ"})
+    explanation = clean_text(explanation, "explanation")
+    question = QualificationQuestion(
+        project=project, messages=messages, answers=answers, explanation=explanation
+    )
+    question.right = _clean_right(project, question, right)
+    return question
+
+
+def _clean_right(project: Project, question: QualificationQuestion, right: Any) -> list[str]:
+    right = [right] if isinstance(right, str) else right
+    known = [*question.letters, TIE, ALL_BAD, ALL_GOOD]
+    if not isinstance(right, list) or not right or not all(one in known for one in right):
+        raise ValidationError({"right": f"must name some of {', '.join(known)}"})
+    offered = said_of(project, question)
+    if not set(offered) & set(right):
+        raise ValidationError({"right": "names nothing that this project lets people say"})
+    if set(offered) <= set(right):
+        raise ValidationError({"right": "names all that can be said; nobody could be wrong"})
+    return [one for one in known if one in right]
+
+
+def said_of(project: Project, question: QualificationQuestion) -> list[str]:
+    """What can be said to a question in this project."""
+    offered = {TIE: project.ties, ALL_BAD: project.all_bad, ALL_GOOD: project.all_good}
+    return [*question.letters, *(verdict for verdict, is_offered in offered.items() if is_offered)]
+
+
+@transaction.atomic
+def add_questions(
+    project: Project, questions: Sequence[QualificationQuestion], by: User | None = None
+) -> None:
+    """Put questions behind those that are there. Raises ValidationError where they become too many."""
+    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+    standing = project.questions.standing()
+    if standing.count() + len(questions) > MAX_QUESTIONS:
+        raise ValidationError(f"A round has at most {MAX_QUESTIONS} questions.")
+    last = standing.aggregate(last=Max("position"))["last"] or 0
+    for position, question in enumerate(questions, start=last + 1):
+        question.position, question.created_by = position, by
+    QualificationQuestion.objects.bulk_create(questions)
+
+
+@transaction.atomic
+def replace_question(old: QualificationQuestion, new: QualificationQuestion, by: User) -> None:
+    """Let another question stand in the place of one; what was said to the old one stays with it."""
+    remove_question(old)
+    new.position, new.created_by = old.position, by
+    new.save()
+
+
+def remove_question(question: QualificationQuestion) -> None:
+    """Ask it no more. Who passed has passed, and attempts under way go on with it."""
+    QualificationQuestion.objects.filter(pk=question.pk, removed_at=None).update(removed_at=Now())
+
+
+@transaction.atomic
+def move_question(question: QualificationQuestion, by: int) -> None:
+    """Ask a question one place sooner (-1) or later (1); at the ends nothing changes."""
+    Project.objects.select_for_update(no_key=True).get(pk=question.project_id)
+    order = list(QualificationQuestion.objects.filter(project=question.project_id).standing())
+    here = order.index(question)
+    there = min(max(here + by, 0), len(order) - 1)
+    order.insert(there, order.pop(here))
+    for position, each in enumerate(order, start=1):
+        QualificationQuestion.objects.filter(pk=each.pk).update(position=position)
+
+
+def asked(project: Project) -> list[QualificationQuestion]:
+    """The questions of a round that begins now: without those whose right answer the project no longer lets people give."""
+    return [each for each in project.questions.standing() if set(said_of(project, each)) & set(each.right)]
+
+
+# Who has to pass it
+
+
+class Standing(NamedTuple):
+    """Where a person stands with the round."""
+
+    needed: bool
+    attempt: QualificationAttempt | None = None  # the last one
+    admitted: QualificationDecision | None = None
+    left: int = 0
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.attempt and self.attempt.passed)
+
+    @property
+    def open(self) -> bool:
+        """Whether an attempt is under way."""
+        return bool(self.attempt and self.attempt.ended_at is None)
+
+
+def check(member: Membership) -> None:
+    """Raises NotQualified for an annotator who has the round still before them.
+
+    Managers are let through: they know the answers, having written them. Reviewers answer no comparisons.
+    """
+    if standing_of(member).needed:
+        raise NotQualified(
+            _("This project begins with a short qualification round. Please go through it first.")
+        )
+
+
+def standing_of(member: Membership) -> Standing:
+    project = member.project
+    if not project.qualification or member.role != Membership.Role.ANNOTATOR:
+        return Standing(needed=False)
+    decisions = list(member.decisions.order_by("-id"))
+    admitted = next((each for each in decisions if each.decision == Decision.ADMIT), None)
+    attempts = list(member.attempts.order_by("number"))
+    # Who has passed may work, whatever came after.
+    last = next((each for each in attempts if each.passed), attempts[-1] if attempts else None)
+    more = sum(each.decision == Decision.ATTEMPT for each in decisions)
+    needed = not admitted and not (last and last.passed) and bool(asked(project))
+    return Standing(needed, last, admitted, max(0, project.qualification_attempts + more - len(attempts)))
+
+
+def decide(member: Membership, decision: str, by: User) -> None:
+    QualificationDecision.objects.create(member=member, decision=decision, decided_by=by)
+
+
+# Asking it
+
+
+@transaction.atomic
+def begin(member: Membership) -> QualificationAttempt:
+    """Begin an attempt, or go on with the one under way. Raises NoAttemptLeft."""
+    member = Membership.objects.select_for_update(no_key=True).get(pk=member.pk)
+    standing = standing_of(member)
+    if standing.open:
+        return standing.attempt
+    if not standing.needed or not standing.left:
+        raise NoAttemptLeft(_("There is no attempt left for you."))
+    attempt = QualificationAttempt.objects.create(member=member, number=member.attempts.count() + 1)
+    QualificationAnswer.objects.bulk_create(
+        QualificationAnswer(
+            attempt=attempt,
+            question=question,
+            place=place,
+            sides=_chance.sample(range(len(question.answers)), len(question.answers)),
+        )
+        for place, question in enumerate(asked(member.project))
+    )
+    return attempt
+
+
+@transaction.atomic
+def answer(
+    given: QualificationAnswer,
+    verdict: str,
+    side: int | None = None,
+    strength: int | None = None,
+    seconds_spent: float | None = None,
+) -> QualificationAnswer:
+    """Say something to a question: a verdict, or with `preferred` the place on screen of the best answer.
+
+    The last answer ends the attempt. Sent again it changes nothing. Raises ValidationError.
+    """
+    attempt = QualificationAttempt.objects.select_for_update().get(pk=given.attempt_id)
+    said = _said(given, verdict, side)
+    QualificationAnswer.objects.filter(pk=given.pk, answered_at=None).update(
+        said=said,
+        strength=strength if said in LETTERS else None,
+        right=said in given.question.right,
+        seconds_spent=clean_seconds(seconds_spent),
+        answered_at=Now(),
+    )
+    given.refresh_from_db()
+    if not attempt.answers.filter(answered_at=None).exists():
+        right, of = score(attempt)
+        passed = right >= needed_right(given.question.project, of)
+        QualificationAttempt.objects.filter(pk=attempt.pk, ended_at=None).update(
+            ended_at=Now(), passed=passed
+        )
+    return given
+
+
+def _said(given: QualificationAnswer, verdict: str, side: int | None) -> str:
+    if verdict != "preferred":
+        said = verdict
+    elif side in range(len(given.sides)):
+        said = LETTERS[given.sides[side]]
+    else:
+        raise ValidationError({"side": _("Say which of the answers is better.")})
+    if said not in said_of(given.question.project, given.question):
+        raise ValidationError({"verdict": _("This cannot be said here.")})
+    return said
+
+
+def score(attempt: QualificationAttempt) -> tuple[int, int]:
+    """How many answers of an attempt are right, and of how many questions."""
+    rights = list(attempt.answers.values_list("right", flat=True))
+    return sum(right is True for right in rights), len(rights)
+
+
+def needed_right(project: Project, of: int) -> int:
+    """How many have to be right; 0.8 of 5 is 4 whatever floating point makes of it."""
+    return math.ceil(round(project.qualification_share * of, 6))
