@@ -1,0 +1,107 @@
+"""The qualification round in a real browser: by keys alone, on a phone, and looked at by axe."""
+
+import pytest
+from django.urls import reverse
+from playwright.sync_api import expect
+
+from labeling.models import QualificationAnswer, QualificationAttempt
+from labeling.qualification import add_questions, build_question
+from tests.browser.test_axe import LOOKS, faults_of
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+WHY = "One answer **names a step** that settles the matter."
+
+
+@pytest.fixture
+def round_of_two(project, pairs):
+    """A pair of which the first answer is right and three of which the second is, before comparisons that wait."""
+    pairs(2)
+    project.qualification = True
+    project.save()
+    broken = build_question(
+        project, "My kettle arrived broken.", ["We send a new one.", "Kettles are old."], ["a"], WHY
+    )
+    largest = build_question(project, "Which is the largest?", ["7", "9", "8"], ["b"], "9 is more than 8.")
+    add_questions(project, [broken, largest])
+    return reverse("labeling:qualification", args=[project.slug])
+
+
+def side_of(page, text):
+    """The place on screen of the answer with these words."""
+    shown = page.locator("#stage .answer .prose").all_inner_texts()
+    return next(place for place, words in enumerate(shown) if text in words)
+
+
+def press(page, key):
+    """Press a key once the page has its scripts."""
+    page.wait_for_load_state("networkidle")
+    page.keyboard.press(key)
+
+
+def test_the_round_is_passed_by_keys_alone(sign_in, bob, round_of_two, faults):
+    page = sign_in(bob, round_of_two)
+    page.get_by_role("button", name="Begin").focus()
+    press(page, "Enter")
+    expect(page.get_by_text("Question 1 of 2")).to_be_visible()
+    press(page, "17"[side_of(page, "new one")])
+    expect(page.get_by_role("heading", name="Right")).to_be_focused()
+    expect(page.get_by_text("names a step")).to_be_visible()
+    press(page, "Enter")
+    expect(page.get_by_text("Question 2 of 2")).to_be_visible()
+    press(page, "123"[side_of(page, "9")])
+    expect(page.get_by_role("heading", name="Right")).to_be_visible()
+    press(page, "Enter")
+    expect(page.get_by_role("heading", name="2 of 2 answers were right: you have passed")).to_be_visible()
+    page.get_by_role("link", name="Compare answers").focus()
+    press(page, "Enter")
+    expect(page.locator("#stage article")).to_be_visible()
+    assert [given.strength for given in QualificationAnswer.objects.order_by("place")] == [3, None]
+    assert all(0 <= given.seconds_spent < 120 for given in QualificationAnswer.objects.all())
+    assert QualificationAttempt.objects.get().passed is True
+    assert faults == []
+
+
+def test_a_wrong_answer_on_a_phone_is_explained(sign_in, bob, round_of_two, faults):
+    page = sign_in(bob, round_of_two, **LOOKS["phone"])
+    page.get_by_role("button", name="Begin").tap()
+    expect(page.get_by_text("Question 1 of 2")).to_be_visible()
+    wrong = 1 - side_of(page, "new one")
+    page.get_by_role("button", name=f"Answer {'AB'[wrong]}").tap()
+    expect(page.locator("#stage .answer").nth(wrong)).to_be_in_viewport()
+    page.locator(f".verdict[data-side='{wrong}'][data-strength='1']").tap()
+    expect(page.get_by_role("heading", name="Not this time")).to_be_visible()
+    expect(page.get_by_text(f"Right is: {'AB'[1 - wrong]} is better.")).to_be_visible()
+    expect(page.get_by_text("names a step")).to_be_in_viewport()
+    page.go_back()
+    expect(page.get_by_role("heading", name="Which answer is best?")).to_be_attached()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert QualificationAnswer.objects.get(place=0).right is False
+    assert faults == []
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_axe_finds_nothing_on_its_pages(sign_in, alice, bob, project, round_of_two, look):
+    found = {}
+    page = sign_in(bob, round_of_two, **LOOKS[look])
+    found["begin"] = faults_of(page)
+    page.get_by_role("button", name="Begin").click()
+    expect(page.get_by_text("Question 1 of 2")).to_be_visible()
+    found["pair"] = faults_of(page)
+    page.locator(f".verdict[data-side='{1 - side_of(page, 'new one')}']").first.click()
+    expect(page.get_by_role("heading", name="Not this time")).to_be_visible()
+    found["wrong"] = faults_of(page)
+    page.locator("[data-next]").click()
+    expect(page.get_by_text("Question 2 of 2")).to_be_visible()
+    found["three"] = faults_of(page)
+    page.locator(f".verdict[data-side='{side_of(page, '9')}']").click()
+    expect(page.get_by_role("heading", name="Right")).to_be_visible()
+    found["right"] = faults_of(page)
+    page.locator("[data-next]").click()
+    expect(page.get_by_role("heading", name="1 of 2 answers were right")).to_be_visible()
+    found["end"] = faults_of(page)
+    manager = sign_in(alice, **LOOKS[look])
+    question = project.questions.standing().first()
+    for name, more in [("questions", []), ("question-new", []), ("question", [question.pk]), ("people", [])]:
+        manager.goto(reverse(f"labeling:{name}", args=[project.slug, *more]))
+        found[name] = faults_of(manager)
+    assert found == {name: [] for name in found}
