@@ -33,6 +33,14 @@ FORMS: dict[str, dict[str, Any]] = {
         "guidelines": "Choose the answer that you would rather get at this point of the conversation. "
         "*Code* should run; $formulas$ should be right.",
     },
+    # Begins with a qualification round (facts-questions.jsonl), and asks one in five comparisons again.
+    "facts": {
+        "name": "Facts, with a qualification round",
+        "guidelines": "Choose the answer that is true and answers what was asked. Of two true ones, choose the clearer. "
+        "If neither is true, say *both bad*.",
+        "qualification": True,
+        "repeat_share": 0.2,
+    },
 }
 
 
@@ -61,10 +69,12 @@ def make_demo_project() -> dict[str, str]:
 
 
 def make_form(slug: str, form: dict[str, Any], manager: User, annotator: User) -> None:
-    """One of FORMS, with its comparisons waiting for both people."""
-    from labeling.imports import import_comparisons
+    """One of FORMS, with its comparisons waiting for both people, and its questions."""
+    from labeling.imports import import_comparisons, import_questions
     from labeling.projects import add_member, create_project
 
     project = create_project(**form, manager=manager, slug=slug, overlap=2, languages=["en"])
     add_member(project, annotator, Membership.Role.ANNOTATOR)
     import_comparisons(EXAMPLES / f"{slug}.jsonl", project)
+    if project.qualification:
+        import_questions(EXAMPLES / f"{slug}-questions.jsonl", project, manager)

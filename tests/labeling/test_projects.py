@@ -10,6 +10,7 @@ from labeling.access import access_assignment, access_project, membership
 from labeling.assignment import next_for
 from labeling.models import Completion, Membership, Project, split_of
 from labeling.projects import add_member, create_project, imported_member, remove_member
+from labeling.qualification import NotQualified
 from labeling.selection import create_comparison, propose_pairs, same_text
 
 pytestmark = pytest.mark.django_db
@@ -173,6 +174,12 @@ def test_the_demo_has_a_project_for_each_form_of_asking(slug, alice, bob):
     make_form(slug, FORMS[slug], alice, bob)
     project = Project.objects.get(slug=slug)
     waiting = project.comparisons.open_for(bob)
-    assert waiting.count() == waiting.filter(overlap=2).count() == 5
+    assert waiting.count() == waiting.filter(overlap=2).count() == (16 if slug == "facts" else 5)
     assert project.guidelines_number == 1
-    assert next_for(bob, project).comparison.candidates.count() == (4 if slug == "rankings" else 2)
+    assert project.questions.count() == (4 if slug == "facts" else 0)
+    if slug == "facts":
+        with pytest.raises(NotQualified):
+            next_for(bob, project)
+    assert next_for(alice if slug == "facts" else bob, project).comparison.candidates.count() == (
+        4 if slug == "rankings" else 2
+    )
