@@ -46,6 +46,13 @@ def unfold(page: Page) -> None:
     page.locator("main summary").first.click()
 
 
+def begin(page: Page) -> None:
+    """The first question of a qualification round; on the second device it is open already."""
+    if page.locator("main form button.primary").count() and not page.locator("article").count():
+        page.locator("main form button.primary").click()
+        page.wait_for_load_state("networkidle")
+
+
 class Shot(NamedTuple):
     """A page, by the name of its route, and whose it is."""
 
@@ -69,6 +76,10 @@ SHOTS = [
     Shot("what-my-answers-did", "training:effect", ANNOTATOR, full=True),
     Shot("guidelines", "labeling:guidelines", ANNOTATOR),
     Shot("account", "labeling:account", ANNOTATOR, None),
+    Shot("own-keys", "labeling:keys", ANNOTATOR, None),
+    Shot("qualification", "labeling:qualification", ANNOTATOR, "facts", act=begin),
+    Shot("questions", "labeling:questions", MANAGER, "facts"),
+    Shot("question-new", "labeling:question-new", MANAGER, "facts"),
     Shot("tokens", "labeling:tokens", MANAGER, None),
     Shot("loop", "training:loop", MANAGER, full=True),
     Shot("loop-settings", "training:loop-settings", MANAGER, full=True),

@@ -7,7 +7,7 @@ from docs.take_screenshots import SHOTS
 from tests.test_routes import routes
 
 WORDS = {"method": "reward"}
-OTHERS = {"labeling:home", "labeling:account", "labeling:tokens"}  # of no project
+OTHERS = {"labeling:home", "labeling:account", "labeling:keys", "labeling:tokens"}  # of no project
 LATER = {"training:run", "training:loop-settings"}  # once there is a run, and a first policy
 
 
