@@ -140,6 +140,8 @@ async function fill() {
       // With answers waiting, the outbox says it, and says how many.
       if (signedOut && !outbox.ids().length) sayWithLogin(words("signed-out"));
       if (refused) say(message, "harm");
+      // The page knows where to lead: to a qualification round that was switched on since, say.
+      if (refused && !current) return location.reload();
       if (!current && !done) drawEmpty("cut");
       if (!current && done && !reply.html) drawEmpty(outbox.ids().length ? "coming" : "nothing");
       if (!done || !reply.html) break;

@@ -79,6 +79,22 @@ def test_a_wrong_answer_on_a_phone_is_explained(sign_in, bob, round_of_two, faul
     assert faults == []
 
 
+def test_a_desk_that_is_open_leads_to_a_round_that_was_switched_on_since(
+    sign_in, bob, project, pairs, round_of_two, judged, until
+):
+    project.qualification = False
+    project.save()
+    page = sign_in(bob, reverse("labeling:label", args=[project.slug]))
+    press(page, "4")
+    until(lambda: len(judged()) == 1)
+    project.qualification = True
+    project.save()
+    press(page, "4")
+    page.wait_for_url(f"**{round_of_two}")
+    expect(page.get_by_role("button", name="Begin")).to_be_visible()
+    until(lambda: len(judged()) == 2)
+
+
 @pytest.mark.parametrize("look", LOOKS)
 def test_axe_finds_nothing_on_its_pages(sign_in, alice, bob, project, round_of_two, look):
     found = {}
