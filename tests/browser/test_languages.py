@@ -17,6 +17,8 @@ from tests.browser.test_desk import press
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 PHONE = LOOKS["phone"]
+CUT_OFF = """[...document.querySelectorAll('.verdict, .extras button, .topbar nav')]
+    .filter((element) => element.scrollWidth > element.clientWidth).map((element) => element.textContent.trim())"""
 OTHERS = [code for code, _ in settings.LANGUAGES if code != "en"]
 
 
@@ -108,7 +110,7 @@ def test_arrows_lead_where_they_point(desk, bob, pairs):
 
 
 @pytest.mark.parametrize("code", OTHERS)
-def test_no_page_is_wider_than_a_phone_in_any_language(sign_in, bob, project, pairs, code):
+def test_words_fit_on_a_phone_in_every_language(sign_in, bob, project, pairs, code):
     speak(bob, code)
     pairs(2)
     page = sign_in(bob, **PHONE)
@@ -119,6 +121,10 @@ def test_no_page_is_wider_than_a_phone_in_any_language(sign_in, bob, project, pa
         page.goto(path)
         expect(page.locator("html")).to_have_attribute("lang", code)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+    for size in ({"width": 360, "height": 740}, {"width": 1280, "height": 850}):
+        page.set_viewport_size(size)
+        page.goto(of_project[0])
+        assert page.evaluate(CUT_OFF) == [], size
 
 
 @pytest.mark.parametrize("look", LOOKS)
