@@ -3,15 +3,18 @@
 import ast
 import gettext
 import re
+import shutil
 
 import pytest
 from django.conf import settings
+from django.core.management import call_command
 from django.utils.translation import to_locale
 
 LOCALES = [to_locale(code) for code, _ in settings.LANGUAGES if code != "en"]
 VALUE = re.compile(r"%\(\w+\)s")
 # The span that a phone hides may be given up where a language has nothing to hide.
 HIDDEN_ON_PHONES = re.compile(r'<span class="wide-only">(.*?)</span>')
+WITH_SENTENCES = ("config", "labeling", "templates", "training")
 
 
 def path_of(locale, end, root=settings.BASE_DIR / "locale"):
@@ -98,3 +101,19 @@ def test_arabic_has_six_forms_and_chinese_one():
     }
     for entry in read(path_of("ar", "po")):
         assert len(said(entry)) == (6 if "msgid_plural" in entry else 1)
+
+
+@pytest.mark.skipif(not shutil.which("xgettext"), reason="xgettext, of Debian's package gettext, is not here")
+def test_catalogs_hold_the_sentences_of_the_code_and_no_others(tmp_path, settings, monkeypatch):
+    # In a copy: the command writes beside the templates while it works, and into any folder locale/ that it finds.
+    for part in WITH_SENTENCES:
+        kept_out = shutil.ignore_patterns("__pycache__", "engine", "policy")
+        shutil.copytree(settings.BASE_DIR / part, tmp_path / part, ignore=kept_out)
+    (tmp_path / "locale").mkdir()
+    settings.LOCALE_PATHS = [tmp_path / "locale"]
+    monkeypatch.chdir(tmp_path)
+    call_command("makemessages", locale=["fr"], verbosity=0)
+    in_code = {entry["msgid"] for entry in read(path_of("fr", "po", tmp_path / "locale"))}
+    for locale in LOCALES:
+        in_catalog = {entry["msgid"] for entry in read(path_of(locale, "po"))}
+        assert in_catalog == in_code, locale
