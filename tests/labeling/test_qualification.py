@@ -98,7 +98,7 @@ def test_four_of_five_let_in_and_three_do_not(project, bob, bobs, round_of_five)
 
 
 @pytest.mark.parametrize(
-    ("share", "of", "needed"), [(0.8, 5, 4), (0.55, 20, 11), (0.5, 3, 2), (1, 4, 4), (0, 4, 0)]
+    ("share", "of", "needed"), [(0.8, 5, 4), (0.14, 50, 7), (0.5, 3, 2), (1, 4, 4), (0, 4, 0)]
 )
 def test_how_many_have_to_be_right(share, of, needed):
     assert needed_right(Project(qualification_share=share), of) == needed
