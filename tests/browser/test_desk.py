@@ -1,11 +1,12 @@
 """Comparing answers in a real browser. What was said is always read from the database, never from the page."""
 
+import itertools
 import re
 
 import pytest
 from playwright.sync_api import expect
 
-from labeling.models import Assignment, Judgment, Preference
+from labeling.models import Assignment, Judgment, Preference, User
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -353,6 +354,23 @@ def test_on_a_phone_one_answer_is_seen_at_a_time_and_taps_answer(desk, pairs, ju
     until(lambda: len(judged()) == 1)
     chosen = Preference.objects.get().chosen.text
     assert chosen.startswith("good" if right_is_good else "bad")
+
+
+@pytest.mark.parametrize("name", ["annotator", "maria-fernanda-de-la-torre"])
+def test_nothing_at_the_top_of_a_phone_covers_anything(desk, pairs, bob, name):
+    User.objects.filter(pk=bob.pk).update(username=name)
+    bob.refresh_from_db()
+    pairs(1)
+    page = desk(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll(".topbar .brand, .topbar nav > *")].filter((one) => one.offsetWidth).map((one) => {
+            const { left, right } = one.getBoundingClientRect();
+            return [left, right, one.matches("a:last-child") || one.scrollWidth <= one.clientWidth];
+        })"""
+    )
+    assert len(boxes) == 4 and all(fits for *_, fits in boxes)
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(boxes))
+    assert boxes[0][0] >= 0 and boxes[-1][1] <= 360
 
 
 def test_the_page_does_not_overflow_at_360_pixels(desk, pairs):
