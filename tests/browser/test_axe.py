@@ -5,6 +5,7 @@ import json
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from django.urls import reverse
+from django.utils import timezone
 
 from config.demo import FORMS, make_form
 from labeling.assignment import flag, next_for
@@ -12,6 +13,7 @@ from labeling.models import Completion, Membership, Prompt
 from labeling.projects import save_guidelines
 from labeling.selection import create_comparison
 from tests.training.rounds import answer_again, ask, loop_of, say, trained
+from training.models import LoopSettings, Metric, ModelVersion, Run
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -25,7 +27,32 @@ OF_MANAGERS = [
     ("labeling:home", False), ("labeling:account", False), ("labeling:keys", False), ("labeling:tokens", False), ("labeling:settings", True),
     ("labeling:guidelines", True), ("labeling:mine", True), ("labeling:data", True), ("labeling:people", True), ("labeling:reports", True), ("training:loop", True),
     ("training:loop-settings", True), ("training:runs", True), ("training:versions", True), ("training:schedules", True),
+    ("account_change_password", False), ("mfa_index", False), ("account_logout", False),
 ]  # fmt: skip
+
+
+def make_loop(project):
+    """A loop with a policy and a run of PPO that has ended, to look at; returns the run."""
+    policy = ModelVersion.objects.create(
+        project=project, kind="policy", number=0, name="policy-0", location="nowhere"
+    )
+    LoopSettings.objects.create(project=project, first_policy=policy, policy=policy)
+    now = timezone.now()
+    run = Run.objects.create(
+        project=project,
+        method="ppo",
+        status="done",
+        config={"steps": 20},
+        started_at=now,
+        finished_at=now,
+        input_model=policy,
+    )
+    Metric.objects.bulk_create(
+        Metric(run=run, step=step, name=name, value=step / 10, at=now)
+        for name in ("reward", "kl_nats", "entropy")
+        for step in range(20)
+    )
+    return run
 
 
 def faults_of(page):
@@ -97,8 +124,11 @@ def test_the_pages_of_managers(sign_in, open_browser, alice, bob, project, look)
     page.goto(reverse("account_login"))
     found = {"login": faults_of(page)}
     page = sign_in(alice, **LOOKS[look])
-    for name, of_project in OF_MANAGERS:
-        page.goto(reverse(name, args=[project.slug] if of_project else []))
+    run = make_loop(project)
+    of_training = [("training:run", [project.slug, run.pk]), ("training:run-new", [project.slug, "ppo"])]
+    visited = [(name, [project.slug] if of_project else []) for name, of_project in OF_MANAGERS]
+    for name, words in visited + of_training:
+        assert page.goto(reverse(name, args=words)).ok, name
         for closed in page.locator("main details:not([open]) summary").all():
             closed.click()
         found[name] = faults_of(page)

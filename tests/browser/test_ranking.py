@@ -126,6 +126,7 @@ def test_a_finger_drags_on_a_phone_and_the_page_stays_where_it_is(ranking, judge
         for number, (x, y) in enumerate(points):
             kind = "touchMove" if number else "touchStart"
             touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+            page.wait_for_timeout(40)
         touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
     for letter in "ABCD":
@@ -139,7 +140,7 @@ def test_a_finger_drags_on_a_phone_and_the_page_stays_where_it_is(ranking, judge
     expect(page.locator("[data-order]")).to_contain_text("D > A > B = C")
     assert page.evaluate("[scrollX, scrollY]") == [0, 0]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.get_by_role("button", name="Send this order").click()
+    page.get_by_role("button", name="Send this order").tap()
     until(lambda: len(judged()) == 1)
     sides = judged()[0].assignment.sides
     assert judged()[0].ranking == [[sides[3]], [sides[0]], sorted([sides[1], sides[2]])]
