@@ -1,5 +1,6 @@
 """Pages speak the language that a person chose, or else the one that their browser asks for."""
 
+import html
 import re
 
 import pytest
@@ -7,6 +8,8 @@ from django.conf import settings
 from django.urls import reverse
 from django.utils import translation
 
+from labeling.qualification import add_questions, begin, build_question
+from labeling.qualification import answer as answer_question
 from labeling.words import KINDS, desk_words
 
 pytestmark = pytest.mark.django_db
@@ -157,6 +160,72 @@ def test_a_language_that_nobody_knows_is_refused_at_its_field(client, alice, pro
     assert "tlh is not one of the available choices" in main_of(shown)
     project.refresh_from_db()
     assert project.languages == []
+
+
+# What is left in English
+
+
+def words_of(page):
+    """What a page says to the eye and to the ear, without the markup, the addresses and the parts it has from people."""
+    page = re.sub(r"<(style|bdi|code|kbd|select)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    page = re.sub(r'<[^>]* dir="auto"[^>]*>.*?</', "</", page, flags=re.DOTALL)
+    page = re.sub(r"annotator-\w+", " ", page)  # a pseudonym
+    page = re.sub(r'<script id="(?!words").*?</script>', " ", page, flags=re.DOTALL)
+    if words := re.search(r'<script id="words"[^>]*>(.*?)</script>', page, re.DOTALL):
+        page = page.replace(
+            words[0], " ".join(re.findall(r': *"([^"]*)"', words[1].encode().decode("unicode_escape")))
+        )
+    spoken = re.findall(r'(?:aria-label|title|placeholder|alt)="([^"]*)"', page)
+    text = html.unescape(re.sub(r"<[^>]*>", " ", page) + " ".join(spoken))
+    return set(re.findall(r"[A-Za-z]{2,}", re.sub(r"%\(\w+\)s", " ", text)))
+
+
+def left_in_english(page):
+    """The words of a page in Arabic that are no names and no terms of art."""
+    assert frame(page)[0] == "ar"
+    names = {"Tastemaker", "Support", "answers", "bob", "example", "org", "Authorization", "Token"}
+    terms = {"API", "JSON", "Markdown", "JavaScript", "Esc", "Ctrl", "NUL", "UUID"}
+    return words_of(page.content.decode()) - names - terms
+
+
+PAGES = ["label", "mine", "guidelines", "qualification", "home", "account", "keys", "tokens"]
+
+
+@pytest.mark.parametrize("name", [*PAGES, "effect", "login", "nowhere"])
+def test_nothing_english_is_left_on_a_page_of_annotators(client, bob, project, comparison, answer, name):
+    answer(bob, "tie")
+    type(project).objects.update(
+        reason_tags=["x"], criteria=["y"], all_good=True, reason_required=True, partial_rankings=True
+    )
+    type(bob).objects.filter(pk=bob.pk).update(language="ar")
+    if name == "login":
+        page = client.get(reverse("account_login"), headers={"accept-language": "ar"})
+    else:
+        client.force_login(bob)
+        space = "training" if name == "effect" else "labeling"
+        of_project = [] if name in ("home", "account", "keys", "tokens") else [project.slug]
+        page = client.get("/nowhere/" if name == "nowhere" else reverse(f"{space}:{name}", args=of_project))
+    assert left_in_english(page) == set()
+
+
+def test_nothing_english_is_left_in_the_qualification_round(client, bob, project):
+    project.qualification = True
+    project.save(update_fields=["qualification"])
+    add_questions(
+        project, [build_question(project, f"{number}?", ["1", "2"], ["a"], "3") for number in (1, 2)]
+    )
+    type(bob).objects.filter(pk=bob.pk).update(language="ar")
+    client.force_login(bob)
+    path = reverse("labeling:qualification", args=[project.slug])
+    assert left_in_english(client.get(path)) == set()
+    member = project.memberships.select_related("project").get(user=bob)
+    for letter in (1, 0):  # an attempt that fails, and one that passes
+        attempt = begin(member)
+        for given in attempt.answers.select_related("question__project"):
+            assert left_in_english(client.get(path)) == set()
+            answer_question(given, "preferred", side=given.sides.index(letter), strength=2)
+            assert left_in_english(client.get(path, {"given": given.pk})) == set()
+        assert left_in_english(client.get(path)) == set()
 
 
 # Words of scripts
