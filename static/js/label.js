@@ -19,12 +19,14 @@ const drafts = new Drafts(urls.person);
 
 const AHEAD = 1;
 const LOOK_AGAIN_MS = 30000;
+const LOOK_SOON_MS = 5000; // with nothing on screen and no connection
 const HISTORY = 20;
 
 let current = null; // the article on screen
 let ahead = []; // articles that come next
 let history = []; // what was answered in this page, newest last: {article, entry, draft}
 let filling = false;
+let soon; // the timer of that look
 let askedAgain = false; // for what comes next, while an answer to that was on its way
 let ranking = null; // of the comparison on screen, where it has three or more answers
 let unsaid = null; // an answer that waits for its reason
@@ -40,6 +42,7 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
     if (entry.about.kind === "skip") say(words("skipped"));
     if (entry.about.kind === "flag") say(words("reported"));
     if (entry.about.kind !== "undo") forget(entry.body.assignment);
+    if (!current) fill(); // the connection is back
   },
   refused: (entry, message, status) => {
     // What the project asks for may have changed since this page was loaded.
@@ -142,7 +145,7 @@ async function fill() {
       if (refused) say(message, "harm");
       // The page knows where to lead: to a qualification round that was switched on since, say.
       if (refused && !current) return location.reload();
-      if (!current && !done) drawEmpty("cut");
+      if (!current && !done) lookSoon();
       if (!current && done && !reply.html) drawEmpty(outbox.ids().length ? "coming" : "nothing");
       if (!done || !reply.html) break;
       const article = parse(reply.html);
@@ -157,6 +160,12 @@ async function fill() {
     askedAgain = false;
     fill();
   }
+}
+
+function lookSoon() {
+  drawEmpty("cut");
+  clearTimeout(soon);
+  soon = setTimeout(fill, LOOK_SOON_MS);
 }
 
 async function renew() {

@@ -6,8 +6,8 @@ one that `playwright install` has put in place; where there is none, these tests
 
 import os
 import shutil
+import threading
 import time
-from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -82,12 +82,17 @@ def open_browser(chromium, live_server, faults):
     yield make
     for context in contexts:
         context.set_offline(False)
-        for page in context.pages:
-            # A request that is still being answered would meet the next test's database.
-            with suppress(playwright.Error):
-                page.wait_for_load_state("networkidle", timeout=3_000)
-            page.goto("about:blank")
         context.close()
+    wait_for_answers()
+
+
+def wait_for_answers():
+    """Until the live server's threads, one a connection, have ended: a request that is still being answered
+    would meet a database that is being emptied."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while any("process_request_thread" in thread.name for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "the live server is still answering, and no browser is open"
+        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_a_server_that_stops_and_comes_back_gets_all_that_was_said(
     assert judged() == []
     server.start()
     until(lambda: len(judged()) == 2)
-    expect(page.locator("#stage article")).to_be_visible(timeout=30_000)
+    expect(page.locator("#stage article")).to_be_visible(timeout=5_000)
     one, other = judged()
     assert [one.assignment_id, other.assignment_id] == [first, second]
     assert [(as_shown(said, "honesty"), said.reason_tags, said.reason) for said in (one, other)] == [
