@@ -1,8 +1,8 @@
 """Handing out comparisons: a lease for one person, for a while.
 
-Locks are always taken in this order: the person's membership, the comparison, the assignment. Whoever
-gives a slot away holds the comparison's row, so slots are given one at a time; the unique constraint on
-(comparison, slot) would refuse anything else.
+Locks are always taken in this order: the person's membership, the comparison (of several the oldest first), the
+assignment. Whoever gives a slot away holds the comparison's row, so slots are given one at a time; the unique
+constraint on (comparison, slot) would refuse anything else.
 """
 
 import random
@@ -150,8 +150,16 @@ def skip(assignment: Assignment, reason: str) -> None:
 
 
 def flag(assignment: Assignment, reason: str, text: str = "") -> None:
-    """Report a comparison to the managers, and put it aside for this person."""
-    _put_aside(assignment, Assignment.Outcome.FLAGGED, reason, text)
+    """Report a comparison to the managers, and put it aside for this person.
+
+    Where a manager has decided by then that nobody is asked about it any more, that decides on this report, too.
+    """
+    with transaction.atomic():
+        comparison = Comparison.objects.select_for_update(no_key=True).get(pk=assignment.comparison_id)
+        _put_aside(assignment, Assignment.Outcome.FLAGGED, reason, text)
+        decision = comparison.closing_reports().values("handling", "handled_at", "handled_by").first()
+        if decision:
+            Assignment.objects.waiting_reports().filter(pk=assignment.pk).update(**decision)
 
 
 def _put_aside(assignment: Assignment, outcome: str, reason: str, text: str = "") -> None:
@@ -169,7 +177,13 @@ def _explain(assignment: Assignment) -> None:
     assignment.refresh_from_db()
     if assignment.outcome:
         raise AlreadyAnswered(done_already(assignment))
+    if assignment.comparison.closed_by_report:
+        raise taken_away()
     raise LeaseExpired(_("Your time for this comparison ran out, and someone else has it now."))
+
+
+def taken_away() -> LeaseExpired:
+    return LeaseExpired(_("A manager has taken this comparison away after a report."))
 
 
 def done_already(assignment: Assignment) -> str:

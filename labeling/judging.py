@@ -20,7 +20,7 @@ from labeling.answers import (
     check_edit,
     clean_ranking,
 )
-from labeling.assignment import AlreadyAnswered, Conflict, LeaseExpired, done_already, renew, take_slot
+from labeling.assignment import AlreadyAnswered, Conflict, LeaseExpired, done_already, renew, take_slot, taken_away
 from labeling.models import (
     Assignment,
     Candidate,
@@ -190,7 +190,7 @@ def _hold_slot(comparison: Comparison, assignment: Assignment) -> None:
     if assignment.outcome:
         raise AlreadyAnswered(done_already(assignment))
     if assignment.slot is None and comparison.closed_at and comparison.closed_by_report:
-        raise LeaseExpired(_("A manager has taken this comparison away after a report."))
+        raise taken_away()
     if assignment.slot is None:
         assignment.slot = take_slot(comparison)
     if assignment.slot is None:

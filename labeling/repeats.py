@@ -12,7 +12,7 @@ from datetime import timedelta
 from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 
-from labeling.models import Candidate, Comparison, Judgment, Project, User
+from labeling.models import Assignment, Candidate, Comparison, Judgment, Project, User
 
 # So much has to lie between an answer and its repeat, or memory would answer in the person's place.
 ANSWERS_BETWEEN = 10
@@ -26,7 +26,8 @@ _chance = random.SystemRandom()
 def next_for(annotator: User, project: Project) -> Comparison | None:
     """Return the person's next repeat, locked: one that they left unanswered, else a new one; None if none is due.
 
-    Runs in the transaction of assignment.next_for, which lets a person ask for one thing at a time.
+    Runs in the transaction of assignment.next_for, which lets a person ask for one thing at a time. What a manager has
+    closed after a report is not asked again.
     """
     left = Comparison.objects.filter(project=project).repeats_for(annotator)
     if repeat := left.select_for_update(of=("self",), no_key=True).first():
@@ -46,14 +47,24 @@ def _old_enough(answers: QuerySet[Judgment]) -> QuerySet[Judgment]:
     asked_again = Comparison.objects.filter(
         reserved_for=OuterRef("annotator"), repeats__comparison=OuterRef("comparison")
     )
+    closing = Assignment.objects.closing_reports()
     return answers.filter(
-        ~Exists(asked_again), comparison__reserved_for=None, created_at__lte=Now() - TIME_BETWEEN
-    ).select_related("comparison")
+        ~Exists(asked_again),
+        ~Exists(closing.filter(comparison=OuterRef("comparison"))),
+        ~Exists(closing.filter(comparison__repeats__comparison=OuterRef("comparison"))),
+        comparison__reserved_for=None,
+        created_at__lte=Now() - TIME_BETWEEN,
+    )
 
 
-def repeat_of(judgment: Judgment) -> Comparison:
-    """Put the comparison of a judgment before its annotator again, and nobody else."""
-    original = judgment.comparison
+def repeat_of(judgment: Judgment) -> Comparison | None:
+    """Put the comparison of a judgment before its annotator again, and nobody else; None if a manager has just closed it.
+
+    The original is locked, so that whoever closes it finds each of its repeats.
+    """
+    original = Comparison.objects.select_for_update(no_key=True).get(pk=judgment.comparison_id)
+    if original.closed_by_report:
+        return None
     repeat = Comparison.objects.create(
         project_id=original.project_id,
         prompt_id=original.prompt_id,

@@ -121,9 +121,23 @@ class Comparison(models.Model):
         return f"comparison {self.pk}"
 
     @property
+    def original_id(self) -> int:
+        """Of the comparison that this one repeats; its own if it repeats none."""
+        return self.repeats.comparison_id if self.repeats_id else self.pk
+
+    def askings(self) -> list[int]:
+        """The ids of all that ask the same: the original, then its repeats, whoever they are for."""
+        repeats = Comparison.objects.filter(repeats__comparison=self.original_id).order_by("id")
+        return [self.original_id, *repeats.values_list("pk", flat=True)]
+
+    def closing_reports(self) -> "AssignmentQuerySet":
+        """The reports after which nobody is asked about it any more, be they of the original or of a repeat."""
+        return Assignment.objects.closing_reports().filter(comparison__in=self.askings())
+
+    @property
     def closed_by_report(self) -> bool:
         """Whether a manager has decided that nobody is asked about it any more."""
-        return self.assignments.filter(handling=Assignment.Handling.CLOSED).exists()
+        return self.closing_reports().exists()
 
 
 class Candidate(models.Model):
@@ -164,6 +178,10 @@ class AssignmentQuerySet(models.QuerySet["Assignment"]):
     def waiting_reports(self) -> "AssignmentQuerySet":
         """Reports that no manager has decided on."""
         return self.filter(outcome=Assignment.Outcome.FLAGGED, handled_at=None)
+
+    def closing_reports(self) -> "AssignmentQuerySet":
+        """Reports on which a manager decided that nobody is asked any more."""
+        return self.filter(handling=Assignment.Handling.CLOSED)
 
     def expired(self) -> "AssignmentQuerySet":
         """Leases that ran out and whose slot nobody has taken yet."""

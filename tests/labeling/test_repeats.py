@@ -12,7 +12,7 @@ from labeling import assignment as handing
 from labeling import repeats
 from labeling.agreement import Consistency, Shown, consistency, wilson, with_themselves
 from labeling.answers import Better
-from labeling.assignment import flag, next_for, release, skip
+from labeling.assignment import LeaseExpired, flag, next_for, release, renew, skip
 from labeling.datasets import freeze
 from labeling.exports import stream_demonstrations, stream_preferences
 from labeling.judging import choice_from_side, record, revise, withdraw
@@ -50,16 +50,25 @@ def long_ago():
 
 
 @pytest.fixture
-def due(project, bob, make_comparison, answer, always, long_ago):
+def make_due(make_comparison, bob, answer, always, long_ago):
     """Bob's first answer, which may be asked again by now, while one more comparison waits."""
-    first = None
-    for _ in range(repeats.ANSWERS_BETWEEN + 1):
+
+    def make(overlap=1):
+        first = None
+        for _ in range(repeats.ANSWERS_BETWEEN + 1):
+            make_comparison(overlap=1 if first else overlap)
+            judgment = answer(bob)
+            first = first or judgment
+        long_ago()
         make_comparison()
-        judgment = answer(bob)
-        first = first or judgment
-    long_ago()
-    make_comparison()
-    return first
+        return first
+
+    return make
+
+
+@pytest.fixture
+def due(make_due):
+    return make_due()
 
 
 def say(assignment, side, **more):
@@ -184,13 +193,78 @@ def test_a_repeat_put_aside_does_not_come_back(project, bob, due, aside):
     assert next_for(bob, project).comparison.repeats is None
 
 
-def test_closing_what_was_reported_as_a_repeat_closes_the_original(project, bob, alice, due):
+# What a manager closes
+
+
+@pytest.fixture
+def harmful(project, bob, make_due):
+    """A repeat that Bob has reported, of a comparison that one more person is wanted for."""
+    make_due(overlap=2)
     held = next_for(bob, project)
     flag(held, "harmful")
-    Comparison.objects.filter(pk=due.comparison_id).update(closed_at=None)
-    handle(held, alice, "closed")
-    assert Comparison.objects.get(pk=due.comparison_id).closed_at
-    assert Comparison.objects.get(pk=held.comparison_id).closed_at
+    return held
+
+
+def test_closing_a_repeat_keeps_the_original_closed(project, alice, bob, harmful, make_annotator):
+    judged = harmful.comparison.repeats
+    on_screen = next_for(make_annotator(), project)
+    assert on_screen.comparison_id == judged.comparison_id
+    handle(harmful, alice, "closed")
+    for late in (renew, lambda held: say(held, "left")):
+        with pytest.raises(LeaseExpired, match="A manager has taken this comparison away"):
+            late(on_screen)
+    withdraw(judged)  # which opens a comparison again, but not this one
+    closed = Comparison.objects.filter(pk__in=(judged.comparison_id, harmful.comparison_id))
+    assert not closed.filter(closed_at=None).exists()
+    assert next_for(make_annotator(), project).comparison_id != judged.comparison_id
+
+
+def test_what_is_closed_is_asked_again_of_nobody(project, alice, bob, make_due, make_annotator):
+    judged = make_due(overlap=3)
+    reporting = next_for(make_annotator(), project)
+    flag(reporting, "harmful")
+    handle(reporting, alice, "closed")
+    assert repeats.repeatable(bob, project) == []
+    assert next_for(bob, project).comparison.repeats is None
+    assert repeats.repeat_of(judged) is None  # drawn just before it was closed
+
+
+def test_a_repeat_that_was_closed_is_repeated_for_nobody_else(
+    project, alice, make_annotator, harmful, make_comparison, long_ago
+):
+    other = make_annotator()
+    said = say(next_for(other, project), "left")
+    assert said.comparison_id == harmful.comparison.repeats.comparison_id
+    for _ in range(repeats.ANSWERS_BETWEEN):
+        make_comparison()
+        record(next_for(other, project), "tie", uuid.uuid4())
+    long_ago()
+    assert said in repeats.repeatable(other, project)
+    handle(harmful, alice, "closed")
+    assert said not in repeats.repeatable(other, project)
+
+
+def test_closing_the_original_closes_its_repeats_too(project, alice, bob, make_due, make_annotator):
+    judged = make_due(overlap=2)
+    on_screen = next_for(bob, project)
+    assert on_screen.comparison.repeats == judged
+    reporting = next_for(make_annotator(), project)
+    flag(reporting, "harmful")
+    handle(reporting, alice, "closed")
+    with pytest.raises(LeaseExpired, match="A manager has taken this comparison away"):
+        say(on_screen, "left")
+    assert next_for(bob, project).comparison.repeats is None
+
+
+def test_a_report_of_what_is_closed_waits_for_nobody(project, alice, harmful, make_annotator):
+    on_screen = next_for(make_annotator(), project)
+    handle(harmful, alice, "closed")
+    flag(on_screen, "private")
+    harmful.refresh_from_db()
+    on_screen.refresh_from_db()
+    assert on_screen.outcome_reason == "private"
+    for field in ("handling", "handled_by", "handled_at"):
+        assert getattr(on_screen, field) == getattr(harmful, field)
 
 
 # What becomes of the answer

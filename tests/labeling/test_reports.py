@@ -2,14 +2,17 @@
 
 import json
 import threading
+import time
 import uuid
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
+from django.utils import timezone
 
-from labeling.assignment import Conflict, LeaseExpired, flag, next_for, skip
+from labeling.assignment import Conflict, LeaseExpired, flag, next_for, renew, skip
 from labeling.judging import choice_from_side, record, undo_last
-from labeling.models import Assignment, Comparison
+from labeling.models import Assignment, Comparison, User
+from labeling.repeats import repeat_of
 from labeling.reports import handle
 
 pytestmark = pytest.mark.django_db
@@ -80,6 +83,99 @@ def test_of_two_managers_one_decides(alice, reported):
     decided = Assignment.objects.get(pk=reported.pk).handling
     assert decided in outcomes
     assert Comparison.objects.filter(closed_at=None).exists() == (decided == "kept")
+
+
+def test_a_lease_that_ran_out_ends_too(project, alice, reported, make_annotator, expire):
+    asleep = next_for(make_annotator(), project)
+    expire(asleep)
+    handle(reported, alice, "closed")
+    with pytest.raises(LeaseExpired, match="manager has taken this comparison away"):
+        renew(asleep)
+    with pytest.raises(LeaseExpired, match="manager has taken this comparison away"):
+        answer_left(asleep)
+
+
+@pytest.fixture
+def at_once():
+    """Start things, each only when the ones before wait for a lock; then let go of what they wait for."""
+    running, outcomes = [], {}
+
+    def run(name, act):
+        try:
+            outcomes[name] = act()
+        except Exception as error:
+            outcomes[name] = error
+        finally:
+            connection.close()
+
+    def start(**acts):
+        for name, act in acts.items():
+            running.append(threading.Thread(target=run, args=[name, act]))
+            running[-1].start()
+            wait_until_blocked(len(running))
+
+    def finish():
+        for thread in running:
+            thread.join()
+        return outcomes
+
+    return start, finish
+
+
+def wait_until_blocked(sessions):
+    deadline = time.monotonic() + 10
+    waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+    while time.monotonic() < deadline:
+        with connection.cursor() as cursor:
+            cursor.execute(waiting)
+            if cursor.fetchone() == (sessions,):
+                return
+        time.sleep(0.01)
+    raise AssertionError(f"{sessions} sessions never waited together")
+
+
+@pytest.fixture
+def reported_repeat(project, bob, make_comparison):
+    """A repeat that Bob has reported, of a comparison that one more person is wanted for."""
+    make_comparison(overlap=2)
+    judgment = answer_left(next_for(bob, project))
+    with transaction.atomic():
+        repeat = repeat_of(judgment)
+    assignment = Assignment.objects.create(
+        comparison=repeat, annotator=bob, sides=[0, 1], leased_until=timezone.now()
+    )
+    flag(assignment, "harmful")
+    return assignment
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_manager_who_closes_and_an_answer_do_not_wait_in_a_circle(
+    project, alice, reported_repeat, make_annotator, at_once
+):
+    on_screen = next_for(make_annotator(), project)
+    start, finish = at_once
+    with transaction.atomic():
+        Assignment.objects.select_for_update().get(pk=on_screen.pk)
+        start(close=lambda: handle(reported_repeat, alice, "closed"), answer=lambda: answer_left(on_screen))
+    outcomes = finish()
+    assert outcomes["close"] is None
+    assert isinstance(outcomes["answer"], LeaseExpired)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_lease_that_is_being_given_while_a_manager_closes_ends(
+    project, alice, reported_repeat, make_annotator, at_once
+):
+    late = make_annotator()
+    start, finish = at_once
+    with transaction.atomic():
+        # Whoever leases to this person holds the comparison, and waits at the end for the person's row.
+        User.objects.select_for_update().get(pk=late.pk)
+        start(lease=lambda: next_for(late, project), close=lambda: handle(reported_repeat, alice, "closed"))
+    outcomes = finish()
+    assert outcomes["close"] is None
+    assert outcomes["lease"].comparison_id == reported_repeat.comparison.repeats.comparison_id
+    assert Assignment.objects.get(pk=outcomes["lease"].pk).slot is None
 
 
 def test_the_page_shows_what_was_reported_and_skipped_and_runs_none_of_it(
