@@ -20,7 +20,15 @@ from labeling.answers import (
     check_edit,
     clean_ranking,
 )
-from labeling.assignment import AlreadyAnswered, Conflict, LeaseExpired, done_already, renew, take_slot, taken_away
+from labeling.assignment import (
+    AlreadyAnswered,
+    Conflict,
+    LeaseExpired,
+    done_already,
+    renew,
+    take_slot,
+    taken_away,
+)
 from labeling.models import (
     Assignment,
     Candidate,
