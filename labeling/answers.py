@@ -193,7 +193,7 @@ def clean_seconds(seconds: Any) -> float | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise ValidationError({"seconds_spent": _("must be a number of seconds, 0 or more")})
     # Clocks in browsers jump; a page left open over the weekend says nothing about the work.
-    return min(float(seconds), DAY_SECONDS)
+    return float(min(seconds, DAY_SECONDS))
 
 
 def check_edit(project: Project, candidates: int, edit: Better | None) -> Better | None:

@@ -26,6 +26,19 @@ from labeling.qualification import build_question
 MAX_UPLOAD_BYTES = 200 * 2**20
 
 
+class SecondsField(forms.FloatField):
+    """How long something took; not required."""
+
+    def __init__(self) -> None:
+        super().__init__(required=False, min_value=0)
+
+    def to_python(self, value: Any) -> float | None:
+        try:
+            return super().to_python(value)
+        except OverflowError:  # a whole number beyond what a float reaches
+            raise ValidationError(self.error_messages["invalid"]) from None
+
+
 class AnswerForm(forms.Form):
     """One answer from the desk. `preferred_side` and `ranking_sides` count the answers as shown, from 0."""
 
@@ -41,7 +54,7 @@ class AnswerForm(forms.Form):
     rating_sides = forms.JSONField(required=False)
     edit_side = forms.IntegerField(required=False, min_value=0)
     edit_text = forms.CharField(required=False, strip=False, max_length=MAX_EDIT_LENGTH)
-    seconds_spent = forms.FloatField(required=False, min_value=0)
+    seconds_spent = SecondsField()
 
     def said(self) -> dict[str, Any]:
         """What `answer_from_sides` takes: the verdict's company, without what was left out."""
@@ -328,7 +341,7 @@ class QualificationForm(forms.Form):
     verdict = forms.ChoiceField(choices=Judgment.Verdict.choices)
     side = forms.IntegerField(required=False, min_value=0)
     strength = forms.IntegerField(required=False, min_value=1, max_value=3)
-    seconds_spent = forms.FloatField(required=False, min_value=0)
+    seconds_spent = SecondsField()
 
 
 class UploadForm(forms.Form):

@@ -45,6 +45,22 @@ def desk_words() -> Words:
                 count,
             )
         ),
+        "kept-other": _by_count(
+            lambda count: ngettext(
+                "Somebody else is signed in in this browser; %(count)s answer of yours is kept.",
+                "Somebody else is signed in in this browser; %(count)s answers of yours are kept.",
+                count,
+            )
+        ),
+        "kept-faulty": _by_count(
+            lambda count: ngettext(
+                "The server failed on %(count)s answer. It is kept in this browser and sent again.",
+                "The server failed on %(count)s answers. They are kept in this browser and sent again.",
+                count,
+            )
+        ),
+        "other": _("Somebody else is signed in in this browser."),
+        "sign-out": _("Sign out"),
         "signed-out": _("You are signed out."),
         "sign-in": _("Sign in again"),
         "undo-offline": _("No connection. Your last answer stands."),

@@ -152,6 +152,14 @@ class AssignmentSerializer(serializers.Serializer):
         return ShownCandidateSerializer(shown, many=True).data
 
 
+class SecondsField(serializers.FloatField):
+    def to_internal_value(self, data: Any) -> float:
+        try:
+            return super().to_internal_value(data)
+        except OverflowError:  # a whole number beyond what a float reaches
+            self.fail("invalid")
+
+
 class BetterSerializer(Strict):
     side = serializers.IntegerField(
         min_value=0, help_text="Place on screen of the answer that it starts from."
@@ -189,7 +197,7 @@ class AnswerSerializer(Strict):
     client_key = serializers.UUIDField(
         help_text="A new UUID for each answer; the same when sending it again."
     )
-    seconds_spent = serializers.FloatField(min_value=0, allow_null=True, default=None)
+    seconds_spent = SecondsField(min_value=0, allow_null=True, default=None)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         side = attrs.pop("preferred_side", None)

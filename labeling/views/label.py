@@ -1,7 +1,8 @@
 """The annotator's desk: the page, and the small POSTs by which it answers and asks for more.
 
-They answer JSON. 401 means signed out (the page keeps what was said), 409 that it no longer fits what has
-happened since, 400 that it makes no sense; `message` is a sentence for the person.
+They answer JSON. 401 means that the person whose page it is is not signed in, `other` that somebody else is
+(the page keeps what was said); 409 that it no longer fits what has happened since, 400 that it makes no sense;
+`message` is a sentence for the person.
 """
 
 import json
@@ -39,6 +40,7 @@ SPEAKERS = {
     "assistant": gettext_lazy("Assistant"),
 }
 MAX_IDS = 50
+PERSON_HEADER = "X-Person"  # whose page it is that posts
 
 View = Callable[..., HttpResponse]
 
@@ -169,6 +171,9 @@ def desk_post(view: View) -> View:
     def answered(request: HttpRequest, slug: str) -> HttpResponse:
         if not request.user.is_authenticated:
             return JsonResponse({"message": _("You are signed out.")}, status=401)
+        # A page that was left open says nothing in the name of whoever has signed in since.
+        if request.headers.get(PERSON_HEADER, str(request.user.pk)) != str(request.user.pk):
+            return JsonResponse({"message": _("You are signed out."), "other": True}, status=401)
         try:
             project = access_project(request.user, slug, *ANNOTATING)
             return JsonResponse(view(request.user, project, posted(request)))
@@ -189,6 +194,10 @@ def posted(request: HttpRequest) -> dict[str, Any]:
         raise ValidationError(_("This was not JSON.")) from None
     if not isinstance(values, dict):
         raise ValidationError(_("This was not a JSON object."))
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # JSON can spell half of a pair that makes one character; no text holds it
+        raise ValidationError(_("There is half of a character in the text; write it again.")) from None
     return values
 
 

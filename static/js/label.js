@@ -8,7 +8,7 @@ import { Outbox, newKey, post } from "./outbox.js";
 import { Ranking } from "./ranking.js";
 import { focusOn, nextUnrated, rateByKey, ratingsOf, showRatings } from "./ratings.js";
 import { followSides, offerDifferences, showSide, toggleApart, toggleDifferences, turnSide } from "./sides.js";
-import { say, sayWithLink, sayWithLogin } from "./status.js";
+import { say, sayWithLink, saySignedOut } from "./status.js";
 import { words } from "./words.js";
 
 const stage = document.querySelector("#stage");
@@ -60,8 +60,9 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
       if (current && id(current) === entry.body.assignment) advance();
     }
   },
-  waiting: (left, { signedOut }) => {
-    if (signedOut) sayWithLogin(words("kept-signed-out", { count: left }));
+  waiting: (left, outcome) => {
+    if (outcome.signedOut) saySignedOut(outcome, left);
+    else if (outcome.faulty) say(words("kept-faulty", { count: left }), "harm");
     else say(words("kept-offline", { count: left }), "needs");
   },
 });
@@ -139,9 +140,10 @@ async function fill() {
   filling = true;
   try {
     while (!current || ahead.length < AHEAD) {
-      const { done, reply, signedOut, refused, message } = await post(urls.nextUrl, { holding: held() });
+      const outcome = await post(urls.nextUrl, { holding: held() });
+      const { done, reply, signedOut, refused, message } = outcome;
       // With answers waiting, the outbox says it, and says how many.
-      if (signedOut && !outbox.ids().length) sayWithLogin(words("signed-out"));
+      if (signedOut && !outbox.ids().length) saySignedOut(outcome);
       if (refused) say(message, "harm");
       // The page knows where to lead: to a qualification round that was switched on since, say.
       if (refused && !current) return location.reload();
@@ -253,8 +255,9 @@ async function undo() {
     return;
   }
   await outbox.flush();
-  const { done, reply, refused, message, signedOut } = await post(urls.undoUrl, {});
-  if (signedOut) sayWithLogin(words("signed-out"));
+  const outcome = await post(urls.undoUrl, {});
+  const { done, reply, refused, message } = outcome;
+  if (outcome.signedOut) saySignedOut(outcome);
   else if (refused) say(message, "needs");
   else if (!done) say(words("undo-offline"), "needs");
   else {
@@ -330,7 +333,7 @@ const better = new Better(drafts, (kept) => {
 async function openBetter() {
   const article = current;
   const outcome = article && (await better.open(article, () => article === current));
-  if (outcome?.signedOut) sayWithLogin(words("signed-out"));
+  if (outcome?.signedOut) saySignedOut(outcome);
   else if (outcome && !outcome.done) say(outcome.message || words("texts-offline"), "needs");
 }
 

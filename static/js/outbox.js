@@ -22,14 +22,22 @@ export function csrfToken() {
   return document.cookie.match(/(?:^|; )csrftoken=([^;]+)/)?.[1] ?? "";
 }
 
-// One POST. Resolves to {done, reply} | {refused, message, status} | {signedOut} | {failed}; it never rejects.
+// One POST, in the name of the person whose page this is. It never rejects; resolves to {done, reply} |
+// {refused, message, status} | {signedOut, other: whether somebody else is signed in} | {failed, faulty: whether
+// the server was there and could not cope with it}.
 export async function post(url, values) {
   const body = JSON.stringify(values);
+  const person = document.querySelector("[data-person]")?.dataset.person;
   let response;
   try {
     response = await fetch(url, {
       method: "POST",
-      headers: { "Content-Type": "application/json", "X-CSRFToken": csrfToken(), Accept: "application/json" },
+      headers: {
+        "Content-Type": "application/json",
+        "X-CSRFToken": csrfToken(),
+        Accept: "application/json",
+        ...(person && { "X-Person": person }),
+      },
       body,
       keepalive: body.length < MOST_KEPT_ALIVE,
       redirect: "error",
@@ -38,13 +46,14 @@ export async function post(url, values) {
   } catch {
     return { failed: true };
   }
-  if (response.status === 401 || response.status === 403) return { signedOut: true };
   let reply = null;
   try {
     reply = await response.json();
   } catch {
-    return { failed: true };
+    // not ours: a proxy's page, or Django's
   }
+  if (response.status === 401 || response.status === 403) return { signedOut: true, other: Boolean(reply?.other) };
+  if (response.status === 500 || !reply) return { failed: true, faulty: response.status === 500 };
   if (response.ok) return { done: true, reply };
   if ([400, 404, 409, 410, 413].includes(response.status)) {
     return { refused: true, message: reply.message ?? "", status: response.status };
@@ -57,7 +66,6 @@ export class Outbox {
     this.prefix = `${name}:`;
     this.on = { delivered, refused, waiting };
     this.memory = new Map(); // in case the browser keeps no storage for us
-    this.inFlight = null;
     this.retryMs = FIRST_RETRY_MS;
     this.count = 0;
     addEventListener("online", () => this.flush());
@@ -66,14 +74,19 @@ export class Outbox {
   add(url, body, about = {}) {
     const stamp = String(Date.now()).padStart(15, "0") + String(this.count++).padStart(6, "0");
     const id = `${this.prefix}${stamp}:${newKey()}`;
-    const entry = JSON.stringify({ url, body, about });
-    try {
-      localStorage.setItem(id, entry);
-    } catch {
-      this.memory.set(id, entry);
-    }
+    this.keep(id, { url, body, about, tried: false });
     this.flush();
     return id;
+  }
+
+  keep(id, entry) {
+    const text = JSON.stringify(entry);
+    try {
+      localStorage.setItem(id, text);
+      this.memory.delete(id);
+    } catch {
+      this.memory.set(id, text);
+    }
   }
 
   ids() {
@@ -90,13 +103,11 @@ export class Outbox {
   }
 
   entry(id) {
-    let text = this.memory.get(id);
     try {
-      text ??= localStorage.getItem(id);
+      return JSON.parse(this.memory.get(id) ?? localStorage.getItem(id));
     } catch {
-      // as above
+      return null; // no storage, or nothing that this page has written
     }
-    return text ? JSON.parse(text) : null;
   }
 
   entries() {
@@ -112,9 +123,10 @@ export class Outbox {
     }
   }
 
-  // Take back what was not sent yet; false when it is on its way or gone.
+  // Take back what was never sent; false when it is gone or was tried, by whichever tab: without a receipt nobody
+  // here knows whether the server has it.
   cancel(id) {
-    if (id === this.inFlight || !this.entry(id)) return false;
+    if (this.entry(id)?.tried !== false) return false;
     this.remove(id);
     return true;
   }
@@ -123,39 +135,55 @@ export class Outbox {
   // Resolves when all is sent (true) or has to wait (false).
   flush() {
     clearTimeout(this.timer);
-    this.flushing ??= this.takeTurns(() => this.sendAll()).then((emptied) => {
-      this.flushing = null;
-      // Something may have come in after the last look and before the turn was over.
-      return emptied && this.ids().length ? this.flush() : emptied;
-    });
+    this.flushing ??= this.takeTurns(() => this.sendAll())
+      .catch((error) => {
+        reportError(error); // a fault of ours, and no reason to keep back what else was said
+        return this.wait();
+      })
+      .then((emptied) => {
+        this.flushing = null;
+        // Something may have come in after the last look and before the turn was over.
+        return emptied && this.ids().length ? this.flush() : emptied;
+      });
     return this.flushing;
   }
 
-  takeTurns(work) {
+  async takeTurns(work) {
     return navigator.locks ? navigator.locks.request(`${this.prefix}flush`, work) : work();
   }
 
+  wait() {
+    this.timer = setTimeout(() => this.flush(), this.retryMs);
+    this.retryMs = Math.min(this.retryMs * 2, LONGEST_RETRY_MS);
+    return false;
+  }
+
   async sendAll() {
-    for (let id = this.ids()[0]; id; id = this.ids()[0]) {
+    const faulty = new Set(); // assignments with something that the server could not cope with: later, in their order
+    const next = () => this.ids().find((id) => !faulty.has(this.entry(id)?.body.assignment));
+    for (let id = next(); id; id = next()) {
       const entry = this.entry(id);
       if (!entry) {
         this.remove(id);
         continue;
       }
-      this.inFlight = id;
+      if (!entry.tried) this.keep(id, { ...entry, tried: true });
       const outcome = await post(entry.url, entry.body);
-      this.inFlight = null;
+      if (outcome.faulty) {
+        faulty.add(entry.body.assignment);
+        continue;
+      }
       if (outcome.failed || outcome.signedOut) {
         this.on.waiting(this.ids().length, outcome);
-        this.timer = setTimeout(() => this.flush(), this.retryMs);
-        this.retryMs = Math.min(this.retryMs * 2, LONGEST_RETRY_MS);
-        return false;
+        return this.wait();
       }
       this.retryMs = FIRST_RETRY_MS;
       this.remove(id);
       if (outcome.done) this.on.delivered(entry, outcome.reply, this.ids().length);
       else this.on.refused(entry, outcome.message, outcome.status);
     }
-    return true;
+    if (!faulty.size) return true;
+    this.on.waiting(this.ids().length, { faulty: true });
+    return this.wait();
   }
 }

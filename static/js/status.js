@@ -3,7 +3,7 @@
 import { words } from "./words.js";
 
 const status = document.querySelector(".status");
-const { loginUrl } = document.querySelector("#stage").dataset;
+const { loginUrl, logoutUrl } = document.querySelector("#stage").dataset;
 
 export function say(sentence, tone = "") {
   status.className = `status ${tone}`;
@@ -17,6 +17,9 @@ export function sayWithLink(sentence, href, text, tone) {
   status.append(Object.assign(document.createElement("a"), { href, textContent: text }));
 }
 
-export function sayWithLogin(sentence) {
-  sayWithLink(sentence, loginUrl, words("sign-in"), "needs");
+// The person whose page this is is not signed in; somebody else may be. left: how many answers wait.
+export function saySignedOut({ other }, left = 0) {
+  const sentence = words(`${left ? "kept-" : ""}${other ? "other" : "signed-out"}`, { count: left });
+  if (other) sayWithLink(sentence, logoutUrl, words("sign-out"), "needs");
+  else sayWithLink(sentence, loginUrl, words("sign-in"), "needs");
 }

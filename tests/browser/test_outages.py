@@ -14,6 +14,7 @@ from django.urls import reverse
 from playwright.sync_api import expect
 
 from labeling.models import Edit, Judgment, Project
+from labeling.qualification import add_questions, build_question
 from tests.browser.conftest import PASSWORD
 from tests.browser.test_desk import press, shown
 
@@ -171,6 +172,111 @@ def test_a_login_that_ends_and_comes_back_in_another_tab_keeps_what_was_begun(
     press(page, "7")
     until(lambda: len(judged()) == 2)
     assert as_shown(judged()[1], "honesty") == [3, 4] and Judgment.objects.count() == 2
+
+
+def test_an_answer_that_may_have_arrived_is_taken_back_on_the_server(desk, pairs, judged, until):
+    """The receipt was lost, so the page cannot know; the answer given instead must be the one that stands."""
+    pairs(4)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+
+    def lose_the_receipt(route):
+        route.fetch()
+        route.abort()
+
+    page.route("**/label/answer/", lose_the_receipt, times=1)
+    first = press(page, "1")
+    expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser")
+    assert [one.strength for one in judged()] == [3]
+    page.keyboard.press("z")
+    expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
+    press(page, "6")
+    until(lambda: [(one.assignment_id, one.strength) for one in judged()] == [(first, 2)])
+    expect(page.get_by_role("status")).to_have_text("Last answer saved")
+
+
+def test_somebody_who_signs_in_meanwhile_says_nothing_in_anothers_name(
+    desk, pairs, judged, project, carol, bob, until
+):
+    Project.objects.filter(pk=project.pk).update(overlap=2)
+    pairs(4)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    page.context.set_offline(True)
+    waiting = press(page, "1")
+    expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser")
+    client = Client()
+    client.force_login(carol)
+    session = client.cookies[settings.SESSION_COOKIE_NAME].value
+    page.context.add_cookies(
+        [{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": page.url.rsplit("/p/")[0]}]
+    )
+    page.context.set_offline(False)
+    expect(page.get_by_role("status")).to_contain_text(
+        "Somebody else is signed in in this browser; 1 answer of yours is kept.", timeout=15_000
+    )
+    press_anyway = shown(page)
+    page.keyboard.press("7")
+    expect(page.get_by_role("status")).to_contain_text("2 answers of yours are kept")
+    assert not Judgment.objects.exists()
+    page.get_by_role("status").get_by_role("link", name="Sign out").click()
+    page.get_by_role("button", name="Sign out").click()
+    page.goto(f"{reverse('account_login')}?next={reverse('labeling:label', args=[project.slug])}")
+    page.get_by_label("Name or e-mail address").fill(bob.username)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    until(
+        lambda: (
+            {(one.assignment_id, one.annotator) for one in judged()} == {(waiting, bob), (press_anyway, bob)}
+        )
+    )
+    assert Judgment.objects.count() == 2
+
+
+def test_an_answer_that_the_server_fails_on_keeps_no_other_back(desk, pairs, judged, until):
+    pairs(4)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    failing = shown(page)
+
+    def fail_on_the_first(route):
+        if route.request.post_data_json["assignment"] == failing:
+            route.fulfill(status=500, body="<h1>Server Error (500)</h1>")
+        else:
+            route.continue_()
+
+    page.route("**/label/answer/", fail_on_the_first)
+    press(page, "1")
+    others = [press(page, "7"), press(page, "7")]
+    until(lambda: [one.assignment_id for one in judged()] == others)
+    expect(page.get_by_role("status")).to_contain_text("The server failed on 1 answer.")
+    page.unroute("**/label/answer/")
+    until(lambda: {one.assignment_id for one in judged()} == {failing, *others})
+    assert Judgment.objects.count() == 3
+
+
+def test_what_cannot_be_read_in_the_browsers_storage_stops_nothing(desk, pairs, judged, bob, until):
+    pairs(4)
+    page = desk()
+    page.evaluate("(name) => localStorage.setItem(name, '{not json')", f"tastemaker:{bob.pk}:0")
+    given = [press(page, "1"), press(page, "7")]
+    until(lambda: [one.assignment_id for one in judged()] == given)
+
+
+def test_what_waits_is_sent_from_the_qualification_round_too(desk, pairs, judged, project, until):
+    pairs(4)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    page.route("**/label/answer/", lambda route: route.abort())
+    answered = press(page, "1")
+    expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser")
+    Project.objects.filter(pk=project.pk).update(qualification=True)
+    right = build_question(project, "Which is the largest?", ["7", "9"], ["b"], "9 is more than 7.")
+    add_questions(project, [right])
+    page.unroute("**/label/answer/")
+    page.goto(reverse("labeling:qualification", args=[project.slug]))
+    expect(page.get_by_role("status")).to_have_text("Last answer saved")
+    assert [one.assignment_id for one in judged()] == [answered]
 
 
 def test_two_tabs_on_one_comparison_store_one_answer_and_say_so(desk, pairs, judged, until):

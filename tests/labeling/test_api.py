@@ -259,6 +259,7 @@ def test_too_late_is_a_sentence(project, bob, make_annotator, comparison, expire
         ({"verdict": "tie", "client_key": "no uuid"}, "client_key"),
         ({"verdict": "tie", "reason": "a\x00b"}, "reason"),
         ({"verdict": "tie", "seconds_spent": -4}, "seconds_spent"),
+        ({"verdict": "tie", "seconds_spent": int("9" * 400)}, "seconds_spent"),
         ({"verdict": "tie", "winner": 1}, "winner"),
         ({"verdict": "tie", "ranking": [[0], [1]]}, "ranking"),
     ],

@@ -135,6 +135,8 @@ def test_a_second_answer_under_another_key_is_refused_with_a_sentence(as_bob, de
         {"verdict": "tie", "seconds_spent": -1},
         {"verdict": "tie", "reason": "x" * 10_001},
         {"verdict": "tie", "reason": "\x00"},
+        {"verdict": "tie", "reason": "half of a character \ud83d"},
+        {"verdict": "tie", "seconds_spent": int("9" * 400)},
         {"verdict": "tie", "assignment": "all"},
         {"verdict": "tie", "assignment": 2**70},
     ],
@@ -146,6 +148,18 @@ def test_an_answer_that_makes_no_sense_is_refused_and_nothing_stored(
     status, reply = desk("answer", **({"assignment": assignment.pk, "client_key": str(uuid.uuid4())} | wrong))
     assert status == 400 and reply["message"]
     assert not Judgment.objects.exists()
+
+
+def test_nothing_is_said_in_the_name_of_whoever_signed_in_since(
+    desk, as_bob, project, bob, alice, comparison
+):
+    assignment = next_for(bob, project)
+    said = {"assignment": assignment.pk, "client_key": str(uuid.uuid4()), "verdict": "tie"}
+    url = reverse("labeling:answer", args=[project.slug])
+    given = {"data": json.dumps(said), "content_type": "application/json"}
+    assert as_bob.post(url, headers={"X-Person": str(alice.pk)}, **given).json()["other"] is True
+    assert not Judgment.objects.exists()
+    assert as_bob.post(url, headers={"X-Person": str(bob.pk)}, **given).status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"null", b"\xff", b"[" * 100_000])

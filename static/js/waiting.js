@@ -1,0 +1,22 @@
+// A page without the desk sends what waits in this browser, and says what becomes of it.
+
+import { Outbox } from "./outbox.js";
+import { words } from "./words.js";
+
+const line = document.querySelector("[data-waiting]");
+
+function say(sentence) {
+  line.textContent = sentence;
+  line.hidden = false;
+}
+
+const outbox = new Outbox(`tastemaker:${line.dataset.person}`, {
+  delivered: (_, reply, left) => say(words(left ? "saving" : "saved")),
+  refused: (_, message) => say(message || words("refused")),
+  waiting: (left, { signedOut, other, faulty }) => {
+    const why = other ? "other" : signedOut ? "signed-out" : faulty ? "faulty" : "offline";
+    say(words(`kept-${why}`, { count: left }));
+  },
+});
+
+outbox.flush();
