@@ -53,9 +53,8 @@ NEEDED = "|".join(
         "(?<=[\u1000-\u109f\u2200-\u2aff\uaa60-\uaa7f])\ufe00",
     ]
 )
-# A formula keeps the operators that MathML is written with; rendering.py makes none of a text that hides something.
-TAG = r'<math[ >].*?</math>|<[^>"]*(?:"[^"]*"[^>"]*)*>'
-PARTS = re.compile(f"(?P<left>{TAG}|{NEEDED})|(?P<hidden>[{HIDDEN}]+)", re.DOTALL)
+TAG = r'<[^>"]*(?:"[^"]*"[^>"]*)*>'
+PARTS = re.compile(f"(?P<left>{TAG}|{NEEDED})|(?P<hidden>[{HIDDEN}]+)")
 ANY = re.compile(f"[{HIDDEN}]")
 # The marks of direction are ordinary in Arabic and Hebrew: they are shown, and keep their effect on their neighbours.
 DIRECTION_MARKS = frozenset("\u061c\u200e\u200f")

@@ -4,10 +4,11 @@ What a model or a stranger wrote is shown, never run. Four walls, each enough al
 that the peers fell to: the parser knows no raw HTML; links are kept only when they are absolute http,
 https or mailto; mathematics is rebuilt element by element; and the result passes an allow-list (nh3).
 The page's content policy is the fifth. What cannot be rendered is shown as its source, and what cannot be
-seen is marked (invisible.py).
+seen is marked (invisible.py). A formula that would keep something from the reader is shown as its source, too.
 """
 
 import html
+import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cache
 from typing import Any
@@ -44,6 +45,8 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+LATEX_COMMENT = re.compile(r"(?<!\\)(?:\\\\)*%")
+
 # Languages whose lexers are worth their time; code in any other is shown plain.
 LANGUAGES = words(
     "bash c c++ cpp cs csharp css diff docker go golang haskell html ini java javascript js json julia "
@@ -51,9 +54,10 @@ LANGUAGES = words(
     "rust scala sh shell sql swift toml ts tsx typescript xml yaml yml zsh"
 )
 
+# Without mphantom, whose content takes room and is not seen.
 MATH_TAGS = words(
-    "math menclose mfenced mfrac mi mmultiscripts mn mo mover mpadded mphantom mprescripts mroot mrow ms "
-    "mspace msqrt mstyle msub msubsup msup mtable mtd mtext mtr munder munderover none"
+    "math menclose mfenced mfrac mi mmultiscripts mn mo mover mpadded mprescripts mroot mrow ms mspace "
+    "msqrt mstyle msub msubsup msup mtable mtd mtext mtr munder munderover none"
 )
 MATH_ATTRIBUTES = words(
     "accent accentunder columnalign columnlines columnspacing depth displaystyle fence form height "
@@ -114,7 +118,8 @@ def parser() -> MarkdownIt:
         "commonmark", {"html": False, "linkify": False, "breaks": True, "maxNesting": MAX_NESTING}
     )
     md.enable(["table", "strikethrough"])
-    dollarmath_plugin(md, allow_space=False, allow_digits=False, double_inline=True)
+    # Labels of equations would be read and never shown.
+    dollarmath_plugin(md, allow_labels=False, allow_space=False, allow_digits=False, double_inline=True)
     md.inline.ruler.before("escape", "bracket_math", bracket_math)
     md.validateLink = is_safe_link  # type: ignore[method-assign]
     for name, rule in RULES.items():
@@ -154,11 +159,13 @@ def bracket_math(state: StateInline, silent: bool) -> bool:
 
 
 def formula(latex: str, display: bool) -> str | None:
-    """MathML of a formula, or None when it cannot be read.
+    """MathML of a formula, or None when it cannot be read or would not show all of itself.
 
     The elements are copied one by one: the library's own serialiser undoes escaping, so that a tag
     inside \\text{...} would come out as a tag.
     """
+    if hides(latex) or LATEX_COMMENT.search(latex):
+        return None
     try:
         element = convert_to_element(latex, display="block" if display else "inline")
         return ElementTree.tostring(copied(element), encoding="unicode", short_empty_elements=False)
@@ -171,7 +178,10 @@ def copied(element: ElementTree.Element) -> ElementTree.Element:
         raise ValueError(f"{element.tag} is no MathML that we show")
     kept = MATH_ATTRIBUTES | {"display"} if element.tag == "math" else MATH_ATTRIBUTES
     copy = ElementTree.Element(element.tag, {k: v for k, v in element.attrib.items() if k in kept})
+    # A character may be written as a reference, which is a letter like any other until here.
     copy.text = html.unescape(element.text or "")
+    if hides(copy.text):
+        raise ValueError("a formula shows all its characters")
     copy.extend(copied(child) for child in element)
     return copy
 
@@ -190,7 +200,7 @@ def render_formula(
     display = token.type != "math_inline"
     env["formulas"] = env.get("formulas", 0) + 1
     fits = len(token.content) <= MAX_FORMULA_CHARACTERS and env["formulas"] <= MAX_FORMULAS
-    mathml = formula(token.content.strip(), display) if fits and not hides(token.content) else None
+    mathml = formula(token.content.strip(), display) if fits else None
     if mathml is None:
         closing = {"\\(": "\\)", "\\[": "\\]"}.get(token.markup, token.markup)
         return f"<code>{html.escape(token.markup + token.content + closing)}</code>"
@@ -258,7 +268,6 @@ RULES: Mapping[str, Any] = {
     "math_inline": render_formula,
     "math_inline_double": render_formula,
     "math_block": render_formula,
-    "math_block_label": render_formula,
     "fence": render_code,
     "code_block": render_code,
     "image": render_image,

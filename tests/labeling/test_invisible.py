@@ -109,8 +109,33 @@ def test_a_formula_that_hides_something_is_shown_as_its_source(formula):
     assert "<math" not in html and len(marks(html)) == 1
 
 
-def test_the_operators_of_a_formula_stay():
-    assert "<math" in render_markdown(r"$\sin(x)$") and marks(render_markdown(r"$\sin(x)$")) == []
+@pytest.mark.parametrize(
+    "formula",
+    [
+        r"$\text{&#x202e;abc}$",
+        r"\(\text{&#8203;hid&#x2066;den}\)",
+        r"\[\text{a&ZeroWidthSpace;b}\]",
+        r"$$\text{a&shy;b}$$",
+        r"$\text{a&InvisibleTimes;b}$",
+        r"$x \phantom{only the model reads this}$",
+        r"$x \hphantom{nor this}$",
+        r"$x %nor this$",
+        r"$x \\%nor this$",
+    ],
+)
+def test_a_formula_that_would_keep_something_to_itself_is_shown_as_its_source(formula):
+    html = render_markdown(formula)
+    assert copied(html).strip() == formula and "<math" not in html and not hides(copied(html))
+
+
+def test_the_label_of_an_equation_is_read_by_people_too():
+    assert "only the model" in render_markdown("$$\nx\n$$ (only the model)")
+
+
+@pytest.mark.parametrize("formula", [r"$\sin(x)$", r"$50\%$", r"$\text{a&lt;b}$", r"$\text{می‌خواهم}$"])
+def test_a_formula_that_shows_all_it_says_stays_one(formula):
+    html = render_markdown(formula)
+    assert "<math" in html and marks(html) == []
 
 
 def test_marks_of_direction_keep_their_effect_and_overrides_lose_theirs():
