@@ -3,8 +3,11 @@
 const keys = JSON.parse(document.querySelector("#own-keys").textContent); // act -> character
 const characters = new Set(Object.values(keys));
 
+const QUESTION_MARKS = ["؟", "？"]; // Arabic keyboards and full-width Chinese ones have no other
+
 // The key at its place, whatever the layout: "&" on a French keyboard is the key of 1, "я" that of Z.
 export function place(event) {
+  if (QUESTION_MARKS.includes(event.key)) return "?";
   const key = event.key.toLowerCase();
   if (/^[0-9a-z?=]$/.test(key) || key.length > 1 || event.shiftKey) return key;
   return event.code.match(/^(?:Digit|Numpad|Key)([0-9A-Z])$/)?.[1].toLowerCase() ?? key;

@@ -105,6 +105,22 @@ def test_other_layouts_keep_their_places_and_may_be_typed(desk, pairs, judged, o
     until(lambda: [one.strength for one in judged()] == [3])
 
 
+@pytest.mark.parametrize("mark", ["?", "؟", "？"])
+def test_every_question_mark_lists_the_keys(desk, pairs, mark):
+    pairs(1)
+    page = desk()
+    strike(page, mark, "Slash")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+
+
+def test_a_question_mark_may_be_a_key_of_ones_own(desk, pairs, own_keys):
+    own_keys(skip="؟")
+    pairs(1)
+    page = desk()
+    strike(page, "؟", "Slash")
+    expect(page.get_by_role("dialog", name="Why skip this one?")).to_be_visible()
+
+
 def test_digits_rate_whatever_they_do_elsewhere(desk, pairs, judged, own_keys, until, project):
     Project.objects.filter(pk=project.pk).update(criteria=["honesty"])
     own_keys(rate="1", a3="r", skip="5", b1="s")
