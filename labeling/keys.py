@@ -93,8 +93,11 @@ def keys_with(own: Mapping[str, str]) -> dict[str, str]:
 
 
 def as_written(keys: Mapping[str, str]) -> dict[str, str]:
-    """The keys as they stand on buttons: letters as capitals, as keyboards show them."""
-    return {name: key.upper() if len(key.upper()) == 1 else key for name, key in keys.items()}
+    """The keys as they stand on buttons: letters as capitals, as keyboards show them.
+
+    A letter whose capital is another's too, such as `ı`, `µ` or `ς`, stays small, or a form would give back another.
+    """
+    return {name: key.upper() if key.upper().lower() == key else key for name, key in keys.items()}
 
 
 def own_keys(chosen: Mapping[str, str]) -> dict[str, str]:

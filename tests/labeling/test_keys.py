@@ -6,7 +6,17 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.urls import reverse
 
-from labeling.keys import ACTS, EVERY, USUAL, as_written, keys_with, own_keys, problems, validate_own_keys
+from labeling.keys import (
+    ACTS,
+    EVERY,
+    USUAL,
+    as_written,
+    is_key,
+    keys_with,
+    own_keys,
+    problems,
+    validate_own_keys,
+)
 from labeling.models import User
 
 PAYLOADS = [
@@ -92,6 +102,22 @@ def test_what_is_typed_is_kept_in_lower_case_and_the_usual_key_is_not_kept(save,
     assert kept(bob) == {"skip": "x", "undo": "я"}
     assert save(skip="S").status_code == 302
     assert kept(bob) == {}  # this form had the usual keys in all its fields
+
+
+def test_what_the_page_shows_of_a_key_is_kept_as_that_key():
+    letters = {char.lower() for char in map(chr, range(0x20000)) if is_key(char)}
+    assert {"ı", "µ", "ς", "ß", "x"} <= letters
+    changed = {key for key in letters if own_keys(as_written({"skip": key})) != own_keys({"skip": key})}
+    assert changed == set()
+    assert as_written({"skip": "x", "flag": "я", "why": "ı"}) == {"skip": "X", "flag": "Я", "why": "ı"}
+
+
+@pytest.mark.parametrize("key", ["ı", "µ", "ς"])
+def test_a_key_outlives_a_save_of_another(save, bob, key):
+    save(undo=key)
+    bob.refresh_from_db()
+    assert save(skip="x").status_code == 302
+    assert kept(bob) == {"undo": key, "skip": "x"}
 
 
 def test_an_empty_field_means_the_usual_key(save, bob):
