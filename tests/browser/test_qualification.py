@@ -1,15 +1,22 @@
 """The qualification round in a real browser: by keys alone, on a phone, and looked at by axe."""
 
 import pytest
+from django.conf import settings
 from django.urls import reverse
 from playwright.sync_api import expect
 
 from labeling.models import QualificationAnswer, QualificationAttempt
 from labeling.qualification import add_questions, build_question
 from tests.browser.test_axe import LOOKS, faults_of
+from tests.browser.test_languages import CUT_OFF, speak
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 WHY = "One answer **names a step** that settles the matter."
+# The verdicts that are less than 44 px large, and how much room the page leaves beyond what its bar covers.
+LAYOUT = """() => [
+    [...document.querySelectorAll('.verdict')].filter((one) => Math.min(one.offsetWidth, one.offsetHeight) < 44).map((one) => one.textContent),
+    parseFloat(getComputedStyle(document.querySelector('.desk')).paddingBottom) - document.querySelector('.bar').offsetHeight,
+]"""
 
 
 @pytest.fixture
@@ -93,6 +100,27 @@ def test_a_desk_that_is_open_leads_to_a_round_that_was_switched_on_since(
     page.wait_for_url(f"**{round_of_two}")
     expect(page.get_by_role("button", name="Begin")).to_be_visible()
     until(lambda: len(judged()) == 2)
+
+
+@pytest.mark.parametrize("answers", [3, 8])
+def test_what_can_be_said_of_many_answers_fits_in_every_language(sign_in, bob, project, answers):
+    project.qualification = project.all_good = True
+    project.save()
+    texts = [f"Number {number}" for number in range(answers)]
+    add_questions(project, [build_question(project, "Which one?", texts, ["a"], WHY)])
+    page = sign_in(bob, reverse("labeling:qualification", args=[project.slug]), **LOOKS["phone"])
+    page.get_by_role("button", name="Begin").tap()
+    expect(page.locator(".verdict")).to_have_count(answers + 3)
+    for code, _ in settings.LANGUAGES:
+        speak(bob, code)
+        for width, height in ((360, 740), (800, 850), (1280, 850)):
+            page.set_viewport_size({"width": width, "height": height})
+            page.reload()
+            expect(page.locator("html")).to_have_attribute("lang", code)
+            small, room = page.evaluate(LAYOUT)
+            assert (small, page.evaluate(CUT_OFF)) == ([], []), (code, width)
+            assert room >= 0, (code, width)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (code, width)
 
 
 @pytest.mark.parametrize("look", LOOKS)

@@ -147,7 +147,7 @@ def test_a_finger_drags_on_a_phone_and_the_page_stays_where_it_is(ranking, judge
 
 
 def test_eight_chips_fit_a_narrow_phone(desk, pairs):
-    pairs(1, candidates="abcdefgh")
+    pairs(1, candidates=[f"{letter}\n\n" * 50 for letter in "abcdefgh"])
     page = desk(**PHONE)
     page.locator("#stage .pick").first.wait_for()
     for letter in "ABCDEFGH":
@@ -155,3 +155,7 @@ def test_eight_chips_fit_a_narrow_phone(desk, pairs):
     strip = page.locator(".strip").bounding_box()
     assert strip["x"] >= 0 and strip["x"] + strip["width"] <= 360
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # The bar covers nothing of the answers that could not be scrolled from under it.
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    answer = page.locator("#stage .answer").first.bounding_box()
+    assert answer["y"] + answer["height"] <= page.locator(".bar").bounding_box()["y"]
