@@ -40,7 +40,7 @@ def stream_preferences(project: Project, after: int = 0, **filters: Any) -> Iter
 def stream_demonstrations(project: Project, split: str = "") -> Iterator[bytes]:
     """Return the better answers that stand, as JSON lines for supervised fine-tuning, ordered by id.
 
-    split: train or eval; none is both.
+    What a person wrote twice, as when asked again, is there once. split: train or eval; none is both.
     """
     pseudonyms = _pseudonyms(project)
     columns = {
@@ -57,7 +57,7 @@ def stream_demonstrations(project: Project, split: str = "") -> Iterator[bytes]:
         "judgment": "judgment_id",
         "repeat_of": REPEAT_OF,
     }
-    edits = Edit.objects.current().filter(judgment__comparison__project=project).order_by("id")
+    edits = Edit.objects.current().once().filter(judgment__comparison__project=project).order_by("id")
     if split:
         edits = edits.filter(judgment__comparison__prompt__split=split)
     with transaction.atomic():

@@ -234,13 +234,17 @@ def _write(assignment: Assignment, answer: Answer, edit: Better | None, key: uui
     if not comparison.repeats_id:  # a repeat says nothing new of its candidates: see repeats.py
         preferences = build_preferences(judgment, comparison.project, comparison.prompt_id, completions)
     if edit:
-        preferences.append(_write_edit(judgment, completions[edit.position], edit.text))
+        preferences += _write_edit(judgment, completions[edit.position], edit.text)
     Preference.objects.bulk_create(preferences)
     return judgment
 
 
-def _write_edit(judgment: Judgment, original_id: int, text: str) -> Preference:
-    """Keep a better answer; returns the preference for it, not yet saved."""
+def _write_edit(judgment: Judgment, original_id: int, text: str) -> list[Preference]:
+    """Keep a better answer; returns the preference for it, not yet saved.
+
+    None where the same answer of this person over the same original stands already: asked again, people mend the same
+    mistake in the same way, and it would count twice.
+    """
     comparison = judgment.comparison
     prompt, original = comparison.prompt, Completion.objects.get(pk=original_id)
     if original.text.replace("\r\n", "\n").strip() == text:
@@ -248,13 +252,14 @@ def _write_edit(judgment: Judgment, original_id: int, text: str) -> Preference:
     writer = Membership.objects.get(project=comparison.project, user=judgment.annotator_id)
     better = Completion.objects.add(prompt, text, writer.pseudonym)
     Edit.objects.create(judgment=judgment, original=original, completion=better)
-    return Preference(
-        project=comparison.project,
-        prompt=prompt,
-        judgment=judgment,
-        chosen=better,
-        rejected=original,
-    )
+    # A completion is one person's, by its author: nobody else's preference can have chosen it.
+    if Preference.objects.current().filter(chosen=better, rejected=original).exists():
+        return []
+    return [
+        Preference(
+            project=comparison.project, prompt=prompt, judgment=judgment, chosen=better, rejected=original
+        )
+    ]
 
 
 def _completions(comparison: Comparison) -> list[int]:

@@ -3,7 +3,8 @@
 A repeat is a comparison of its own, for one person, so that nobody is handed the same comparison twice. Its
 answer is stored like any other. But what it says of the candidates was said before, and a preference from it would count
 twice what the chance of a draw picked; so it becomes none (judging.py), and neither exports nor
-training have to know. A better answer that somebody writes on the way is new, and is kept.
+training have to know. A better answer that somebody writes on the way is new, and is kept; the same one again is kept, too, and
+counts once.
 """
 
 import random

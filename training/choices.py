@@ -120,8 +120,10 @@ def _paths(project: Project, chosen: Mapping[str, Any]) -> dict[str, str]:
 
 def better_answers(project: Project) -> Any:
     """Those that stand and may be learned from: held-out prompts are for measuring."""
-    return Edit.objects.current().filter(
-        judgment__comparison__project=project, judgment__comparison__prompt__split="train"
+    return (
+        Edit.objects.current()
+        .once()
+        .filter(judgment__comparison__project=project, judgment__comparison__prompt__split="train")
     )
 
 

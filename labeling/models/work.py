@@ -3,7 +3,7 @@
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Case, F, OuterRef, Q, Subquery, Sum, When
+from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, Sum, When
 from django.db.models.functions import Coalesce, Now
 
 from labeling.models.content import Completion, Prompt
@@ -384,6 +384,11 @@ class EditQuerySet(models.QuerySet["Edit"]):
     def current(self) -> "EditQuerySet":
         """Those that came with judgments which still stand."""
         return self.filter(judgment__is_current=True)
+
+    def once(self) -> "EditQuerySet":
+        """Where a person wrote the same better answer several times, the first that stands."""
+        earlier = Edit.objects.current().filter(completion=OuterRef("completion"), id__lt=OuterRef("id"))
+        return self.filter(~Exists(earlier))
 
 
 class Edit(models.Model):

@@ -294,6 +294,22 @@ def test_a_better_answer_written_to_a_repeat_is_kept_and_says_what_it_repeats(pr
     assert demonstration["repeat_of"] == due.comparison_id
 
 
+def test_the_same_better_answer_counts_once(project, bob, due):
+    held, better = next_for(bob, project), Better(0, "What should have been said.")
+    ranking = choice_from_side(due.assignment, "left")
+    first = revise(due, "preferred", uuid.uuid4(), ranking=ranking, strength=1, edit=better)
+    before = Preference.objects.current().count()
+    again = say(held, "left", edit=better)
+    assert Edit.objects.current().count() == 2
+    assert Preference.objects.current().count() == before
+    (demonstration,) = map(json.loads, stream_demonstrations(project))
+    assert demonstration["judgment"] == first.pk
+    # Taken back where it was said first, it stands by the other.
+    revise(first, "preferred", uuid.uuid4(), ranking=ranking, strength=1)
+    (demonstration,) = map(json.loads, stream_demonstrations(project))
+    assert demonstration["judgment"] == again.pk
+
+
 def test_an_answer_to_a_repeat_can_be_revised_and_taken_back(project, bob, due):
     before = Preference.objects.count()
     again = say(next_for(bob, project), "left")
