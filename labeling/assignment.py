@@ -40,8 +40,8 @@ def next_for(annotator: User, project: Project, holding: Iterable[int] = ()) -> 
 
     holding: ids of assignments that the person's client already has; any other live lease of theirs
     comes back first, as after a reload. With MAX_LIVE_LEASES in hand nothing new is given out.
-    Raises Membership.DoesNotExist for someone who is not in the project, NotQualified for an annotator who has its
-    qualification round still to pass.
+    Raises Membership.DoesNotExist for someone who is not in the project; NotQualified, instead of giving anything new
+    out, for an annotator who has the project's qualification round still to pass.
     """
     holding = set(holding)
     with transaction.atomic():
@@ -50,13 +50,13 @@ def next_for(annotator: User, project: Project, holding: Iterable[int] = ()) -> 
             Membership.objects.active().select_for_update(no_key=True).get(user=annotator, project=project)
         )
         member.project = project
-        qualification.check(member)
         live = Assignment.objects.live().filter(annotator=annotator, comparison__project=project)
         leases = list(live.select_related("comparison__project").order_by("id"))
         for lease in leases:
             if lease.pk not in holding:
                 renew(lease)
                 return lease
+        qualification.check(member)
         if len(leases) >= MAX_LIVE_LEASES:
             return None
         return _lease_next(annotator, project)

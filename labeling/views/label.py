@@ -7,6 +7,7 @@ They answer JSON. 401 means that the person whose page it is is not signed in, `
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
@@ -49,15 +50,21 @@ View = Callable[..., HttpResponse]
 @require_GET
 @login_required
 def label(request: HttpRequest, slug: str) -> HttpResponse:
+    """The desk; with `?again=` and the number of an assignment, an answer of one's own to be looked at again.
+
+    The qualification round comes before anything new, not before what a person has answered or holds already.
+    """
     project = access_project(request.user, slug, *ANNOTATING)
-    """The desk; with `?again=` and the number of an assignment, an answer of one's own to be looked at again."""
     revised = answered(request.user, project, request.GET["again"]) if "again" in request.GET else None
     keys = keys_with(request.user.own_keys)
     try:
         current = revised.assignment if revised else handing.next_for(request.user, project)
-        ahead = handing.next_for(request.user, project, holding=[current.pk]) if current else None
     except NotQualified:
         return redirect("labeling:qualification", project.slug)
+    ahead = None
+    if current:
+        with suppress(NotQualified):
+            ahead = handing.next_for(request.user, project, holding=[current.pk])
     return render(
         request,
         "labeling/label.html",

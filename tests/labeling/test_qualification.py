@@ -374,6 +374,44 @@ def test_the_desk_leads_to_the_round_and_the_home_page_too(client, project, bob,
     assert (reply.status_code, "qualification round" in reply.json()["message"]) == (409, True)
 
 
+@pytest.fixture
+def in_hand(project, bob, make_comparison):
+    """Bob has answered one comparison and holds another; then the round is switched on."""
+    make_comparison()
+    make_comparison()
+    answered = record(next_for(bob, project), "tie", uuid.uuid4())
+    held = next_for(bob, project)
+    add_questions(project, [make(project)])
+    project.qualification = True
+    project.save()
+    return answered, held
+
+
+def test_what_a_person_holds_stays_theirs_when_the_round_is_switched_on(client, project, bob, in_hand):
+    client.force_login(bob)
+    _, held = in_hand
+    page = client.get(f"/p/{project.slug}/label/")
+    assert page.context["current"]["id"] == held.pk and page.context["ahead"] is None
+    record(held, "tie", uuid.uuid4())
+    assert client.get(f"/p/{project.slug}/label/")["Location"] == f"/p/{project.slug}/qualification/"
+
+
+def test_an_earlier_answer_can_be_changed_before_the_round(client, project, bob, in_hand):
+    client.force_login(bob)
+    answered, held = in_hand
+    record(held, "tie", uuid.uuid4())
+    page = client.get(f"/p/{project.slug}/label/", {"again": answered.assignment_id})
+    assert page.context["current"]["revises"] == answered.pk and page.context["ahead"] is None
+    said = {
+        "assignment": answered.assignment_id,
+        "revises": answered.pk,
+        "verdict": "all_bad",
+        "client_key": str(uuid.uuid4()),
+    }
+    assert client.post(f"/p/{project.slug}/label/answer/", said, "application/json").status_code == 200
+    assert Judgment.objects.current().get(assignment=answered.assignment_id).verdict == "all_bad"
+
+
 def test_the_api_refuses_with_a_sentence(client, project, bob, bobs, round_of_five):
     client.force_login(bob)
     path = f"/api/v1/projects/{project.slug}/next/"
