@@ -56,11 +56,13 @@ class User(AbstractUser):
     language = models.CharField(
         max_length=10,
         blank=True,
+        db_default="",
         choices=languages,
         help_text="In which the person reads our pages; empty: as the browser asks.",
     )
     own_keys = models.JSONField(
         default=dict,
+        db_default={},
         blank=True,
         validators=[validate_own_keys],
         help_text="Keys of the desk that are not the usual ones, by act (labeling/keys.py).",
@@ -136,6 +138,7 @@ class Project(models.Model):
     languages = ArrayField(
         models.CharField(max_length=20, choices=text_languages),
         default=list,
+        db_default=[],
         blank=True,
         help_text="That its texts are written in, by their codes; none: not said.",
     )
