@@ -12,7 +12,7 @@ from django.db.models import OuterRef, Subquery
 from django.db.models.functions import Coalesce
 
 from labeling.filters import PreferenceFilter
-from labeling.models import Assignment, Candidate, DatasetEntry, Edit, Project
+from labeling.models import Candidate, DatasetEntry, Edit, Project
 from labeling.models.work import PreferenceQuerySet
 
 ROWS_AT_A_TIME = 1000
@@ -72,7 +72,8 @@ def stream_demonstrations(project: Project, split: str = "") -> Iterator[bytes]:
 def stream_put_aside(project: Project, after: int = 0) -> Iterator[bytes]:
     """Return what people skipped and reported, as JSON lines ordered by id.
 
-    after: the id of the last row that was received.
+    after: the id of the last row that was received, to go on with a stream that was cut. It finds nothing new: rows have
+    the ids of their leases, and appear, and are decided on, in another order.
     """
     pseudonyms = _pseudonyms(project)
     columns = {
@@ -88,8 +89,9 @@ def stream_put_aside(project: Project, after: int = 0) -> Iterator[bytes]:
         "prompt_id": "comparison__prompt_id",
         "split": "comparison__prompt__split",
         "comparison": "comparison_id",
+        "repeat_of": "comparison__repeats__comparison_id",
     }
-    rows = Assignment.objects.put_aside().filter(comparison__project=project, id__gt=after).order_by("id")
+    rows = project.put_aside.filter(id__gt=after).order_by("id")
     with transaction.atomic():
         read = rows.values_list(*columns.values()).iterator(chunk_size=ROWS_AT_A_TIME)
         while chunk := list(itertools.islice(read, ROWS_AT_A_TIME)):
@@ -98,6 +100,7 @@ def stream_put_aside(project: Project, after: int = 0) -> Iterator[bytes]:
             for row in found:
                 row["annotator"] = pseudonyms.get(row["annotator"], "")
                 row["at"] = _iso(row["at"])
+                row["repeat_of"] = row["repeat_of"] or 0
                 row["completions"] = texts[row["comparison"]]
                 yield _line(row)
 

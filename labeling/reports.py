@@ -10,11 +10,24 @@ from labeling.models.work import AssignmentQuerySet
 Handling = Assignment.Handling
 
 
-def put_aside(project: Project, outcome: str) -> AssignmentQuerySet:
-    """The project's skips, or its reports, with all that a manager reads of them, newest first."""
-    rows = Assignment.objects.put_aside().filter(outcome=outcome, comparison__project=project)
-    related = rows.select_related("annotator", "handled_by", "comparison__prompt")
-    return related.prefetch_related("comparison__candidates__completion").order_by("-id")
+def skips(project: Project) -> AssignmentQuerySet:
+    """What the project's people skipped, with all that a manager reads of it, newest first."""
+    return _listed(project.put_aside.filter(outcome=Assignment.Outcome.SKIPPED)).order_by("-id")
+
+
+def waiting_reports(project: Project) -> AssignmentQuerySet:
+    """The reports that no manager has decided on, with what was reported, newest first."""
+    waiting = _listed(project.put_aside.waiting_reports())
+    return waiting.prefetch_related("comparison__candidates__completion").order_by("-id")
+
+
+def decided_reports(project: Project) -> AssignmentQuerySet:
+    """The reports that a manager has decided on, the latest decision first."""
+    return _listed(project.put_aside.exclude(handled_at=None)).order_by("-handled_at", "-id")
+
+
+def _listed(rows: AssignmentQuerySet) -> AssignmentQuerySet:
+    return rows.select_related("annotator", "handled_by", "comparison__prompt")
 
 
 @transaction.atomic

@@ -363,7 +363,7 @@ def _waiting_runs(project: Project) -> list[Need]:
 
 
 def _reported(project: Project) -> list[Need]:
-    waiting = Assignment.objects.waiting_reports().filter(comparison__project=project).count()
+    waiting = project.put_aside.waiting_reports().count()
     if not waiting:
         return []
     words = "comparison was" if waiting == 1 else "comparisons were"

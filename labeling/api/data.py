@@ -63,7 +63,8 @@ class AfterSerializer(serializers.Strict):
         min_value=0,
         max_value=serializers.MAX_ID,
         default=0,
-        help_text="The id of the last line that you have.",
+        help_text="The id of the last line that you have of a stream that was cut. For what is new, read all again: rows "
+        "are put aside and decided on in another order than that of their ids.",
     )
 
 

@@ -379,6 +379,7 @@ class PutAsideSerializer(serializers.Serializer):
     prompt_id = serializers.IntegerField()
     split = serializers.ChoiceField(choices=["train", "eval"])
     comparison = serializers.IntegerField()
+    repeat_of = serializers.IntegerField(help_text=REPEAT_OR_0)
 
 
 class DemonstrationSerializer(serializers.Serializer):

@@ -115,6 +115,11 @@ class Comparison(models.Model):
                 condition=Q(reserved_for__isnull=False),
                 name="comparison_repeats_by_person",
             ),
+            models.Index(
+                fields=["project", "id"],
+                condition=Q(reserved_for__isnull=False),
+                name="comparison_repeats_by_project",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -171,10 +176,6 @@ class AssignmentQuerySet(models.QuerySet["Assignment"]):
         """Leases that run."""
         return self.filter(LIVE)
 
-    def put_aside(self) -> "AssignmentQuerySet":
-        """Skips and reports."""
-        return self.filter(outcome__in=Assignment.PUT_ASIDE)
-
     def waiting_reports(self) -> "AssignmentQuerySet":
         """Reports that no manager has decided on."""
         return self.filter(outcome=Assignment.Outcome.FLAGGED, handled_at=None)
@@ -225,6 +226,16 @@ class Assignment(models.Model):
     outcome_reason = models.CharField(max_length=200, blank=True)
     outcome_text = models.TextField(blank=True)
     outcome_at = models.DateTimeField(null=True, blank=True)
+    put_aside_in = models.ForeignKey(
+        Project,
+        null=True,
+        editable=False,
+        on_delete=models.CASCADE,
+        db_index=False,
+        related_name="put_aside",
+        help_text="The comparison's project, once skipped or reported: what a project's lists go by. "
+        "The database itself sets it.",
+    )
     handling = models.CharField(
         max_length=10,
         choices=Handling,
@@ -275,14 +286,22 @@ class Assignment(models.Model):
                 name="assignment_leased",
             ),
             models.Index(
-                fields=["outcome", "-id"],
-                condition=Q(outcome__in=["skipped", "flagged"]),
-                name="assignment_put_aside",
+                fields=["put_aside_in", "-id", "outcome"],
+                condition=Q(put_aside_in__isnull=False),
+                name="assignment_aside_by_project",
             ),
             models.Index(
-                fields=["id"],
+                fields=["put_aside_in", "-id"],
                 condition=Q(outcome="flagged", handled_at__isnull=True),
-                name="assignment_report_waits",
+                name="assignment_waits_by_project",
+            ),
+            models.Index(
+                fields=["put_aside_in", "-handled_at", "-id"],
+                condition=Q(handled_at__isnull=False),
+                name="assignment_handled_by_project",
+            ),
+            models.Index(
+                fields=["comparison"], condition=Q(handling="closed"), name="assignment_closing_report"
             ),
         ]
 

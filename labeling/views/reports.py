@@ -9,12 +9,13 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
+from labeling import reports as acts
 from labeling.access import MANAGER, access_project
 from labeling.assignment import Conflict
 from labeling.forms import PutAsideForm
 from labeling.models import Assignment
 from labeling.rendering import render_markdown
-from labeling.reports import Handling, handle, put_aside
+from labeling.reports import Handling
 from labeling.views.label import LETTERS, SPEAKERS
 
 REPORTS_SHOWN = 20
@@ -31,9 +32,8 @@ DECIDED = {
 def reports(request: HttpRequest, slug: str) -> HttpResponse:
     """Reports that wait, each with what was reported; below, what was decided and skipped, newest first."""
     project = access_project(request.user, slug, MANAGER)
-    flagged = put_aside(project, Assignment.Outcome.FLAGGED)
-    waiting = list(flagged.waiting_reports()[: REPORTS_SHOWN + 1])
-    skips = put_aside(project, Assignment.Outcome.SKIPPED)
+    waiting = list(acts.waiting_reports(project)[: REPORTS_SHOWN + 1])
+    skips = acts.skips(project)
     before = request.GET.get("before", "")
     if before.isdecimal() and len(before) < 19:
         skips = skips.filter(pk__lt=int(before))
@@ -41,9 +41,9 @@ def reports(request: HttpRequest, slug: str) -> HttpResponse:
     context = {
         "project": project,
         "role": MANAGER,
-        "reports": [in_words(report) for report in waiting[:REPORTS_SHOWN]],
+        "reports": [in_words(report) | in_full(report) for report in waiting[:REPORTS_SHOWN]],
         "more_reports": len(waiting) > REPORTS_SHOWN,
-        "decided": [in_words(report) for report in flagged.exclude(handled_at=None)[:REPORTS_SHOWN]],
+        "decided": [in_words(report) for report in acts.decided_reports(project)[:REPORTS_SHOWN]],
         "skips": [in_words(skip) for skip in shown[:SKIPS_SHOWN]],
         "older": shown[SKIPS_SHOWN - 1].pk if len(shown) > SKIPS_SHOWN else None,
         "before": before,
@@ -54,12 +54,18 @@ def reports(request: HttpRequest, slug: str) -> HttpResponse:
 def in_words(assignment: Assignment) -> dict[str, Any]:
     skipping, flagging = REASONS
     reasons = skipping if assignment.outcome == Assignment.Outcome.SKIPPED else flagging
-    candidates = assignment.comparison.candidates.all()
-    texts = {candidate.position: candidate.completion.text for candidate in candidates}
     return {
         "row": assignment,
         "reason": reasons.get(assignment.outcome_reason, assignment.outcome_reason),
         "prompt": assignment.comparison.prompt.text,
+    }
+
+
+def in_full(assignment: Assignment) -> dict[str, Any]:
+    """The prompt and the answers as the person saw them."""
+    candidates = assignment.comparison.candidates.all()
+    texts = {candidate.position: candidate.completion.text for candidate in candidates}
+    return {
         "messages": [
             {"who": SPEAKERS[message["role"]], "html": render_markdown(message["content"])}
             for message in assignment.comparison.prompt.messages
@@ -76,13 +82,12 @@ def in_words(assignment: Assignment) -> dict[str, Any]:
 @login_required
 def decide(request: HttpRequest, slug: str, report: int) -> HttpResponse:
     project = access_project(request.user, slug, MANAGER)
-    flagged = Assignment.objects.filter(comparison__project=project, outcome=Assignment.Outcome.FLAGGED)
-    found = get_object_or_404(flagged, pk=report)
+    found = get_object_or_404(project.put_aside.filter(outcome=Assignment.Outcome.FLAGGED), pk=report)
     handling = request.POST.get("handling")
     if handling not in DECIDED:
         raise BadRequest("handling is closed or kept")
     try:
-        handle(found, request.user, handling)
+        acts.handle(found, request.user, handling)
     except Conflict as conflict:
         messages.error(request, str(conflict))
     else:

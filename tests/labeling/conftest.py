@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from django.db import connection
 from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
 
 from labeling.assignment import next_for
 from labeling.judging import choice_from_side, record
@@ -77,10 +78,11 @@ def expire():
 
 @pytest.fixture
 def many_finished(project, bob, make_prompt):
-    """Put comparisons that Bob has answered into the database by the thousand, past the rules."""
+    """Put comparisons that Bob has finished into the database by the thousand, past the rules."""
 
-    def make(count, overlap=1, closed=True):
-        prompt = make_prompt()
+    def make(count, overlap=1, closed=True, outcome="judged", project=project):
+        prompt = make_prompt(project=project)
+        judged = outcome == "judged"
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL session_replication_role = replica")
             cursor.execute(
@@ -88,13 +90,42 @@ def many_finished(project, bob, make_prompt):
                 WITH done AS (
                     INSERT INTO labeling_comparison (project_id, prompt_id, overlap, priority, created_at, closed_at)
                     SELECT %s, %s, %s, 0, now(), CASE WHEN %s THEN now() END FROM generate_series(1, %s)
-                    RETURNING id)
-                INSERT INTO labeling_assignment (comparison_id, annotator_id, slot, sides, leased_until,
-                                                 created_at, outcome, outcome_reason, outcome_text)
-                SELECT id, %s, 0, '{0,1}', now(), now(), 'judged', '', '' FROM done
+                    RETURNING id),
+                finished AS (
+                    INSERT INTO labeling_assignment (comparison_id, annotator_id, slot, sides, leased_until, created_at,
+                                                     outcome, outcome_reason, outcome_text, outcome_at, put_aside_in_id)
+                    SELECT id, %s, %s, '{0,1}', now(), now(), %s, '', '', now(), %s FROM done
+                    RETURNING id, comparison_id, annotator_id, outcome)
+                INSERT INTO labeling_judgment (assignment_id, comparison_id, annotator_id, revision, is_current, verdict,
+                                               reason, client_key, created_at)
+                SELECT id, comparison_id, annotator_id, 1, true, 'tie', '', gen_random_uuid(), now()
+                  FROM finished WHERE outcome = 'judged'
                 """,
-                [project.pk, prompt.pk, overlap, closed, count, bob.pk],
+                [
+                    *(project.pk, prompt.pk, overlap, closed, count),
+                    *(bob.pk, 0 if judged else None, outcome, None if judged else project.pk),
+                ],
             )
             cursor.execute("SET LOCAL session_replication_role = origin")
 
     return make
+
+
+def rows_read(act):
+    """How many rows PostgreSQL goes through for the queries of an act, found or passed over."""
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")  # the tables may have been filled a moment ago
+        with CaptureQueriesContext(connection) as queries:
+            act()
+        read = 0
+        for query in queries.captured_queries:
+            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query['sql']}")
+            ((plan,),) = cursor.fetchone()
+            read += _rows_of(plan["Plan"])
+    return read
+
+
+def _rows_of(node):
+    passed_over = sum(rows for name, rows in node.items() if name.startswith("Rows Removed by"))
+    below = sum(map(_rows_of, node.get("Plans", [])))
+    return (node["Actual Rows"] + passed_over) * node["Actual Loops"] + below

@@ -7,13 +7,16 @@ import uuid
 
 import pytest
 from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from labeling.assignment import Conflict, LeaseExpired, flag, next_for, renew, skip
 from labeling.judging import choice_from_side, record, undo_last
 from labeling.models import Assignment, Comparison, User
+from labeling.projects import create_project
 from labeling.repeats import repeat_of
-from labeling.reports import handle
+from labeling.reports import decided_reports, handle, skips, waiting_reports
+from tests.labeling.conftest import rows_read
 
 pytestmark = pytest.mark.django_db
 
@@ -198,8 +201,6 @@ def test_the_page_shows_what_was_reported_and_skipped_and_runs_none_of_it(
 
 
 def test_a_report_of_another_project_is_not_found(client, project, alice, bob, make_comparison, reported):
-    from labeling.projects import create_project
-
     other = create_project("Other", alice)
     client.force_login(alice)
     path = f"/p/{other.slug}/reports/{reported.pk}/decide/"
@@ -228,6 +229,53 @@ def test_older_skips_are_a_page_further(client, project, alice, bob, make_compar
     assert client.get(f"/p/{project.slug}/reports/?before=1;drop").status_code == 200
 
 
+def test_the_lists_of_a_project_read_nothing_of_others(
+    project, alice, bob, make_annotator, make_comparison, many_finished, reported, monkeypatch
+):
+    other = create_project("Other", alice)
+    many_finished(3_000, outcome="skipped", project=other)
+    many_finished(3_000, outcome="flagged", project=other)
+    many_finished(3_000, project=other)
+    many_finished(3_000)
+    make_comparison()
+    skip(next_for(bob, project), "unclear")
+    handle(reported, alice, "kept")
+    flag(next_for(make_annotator(), project), "private")
+    for rows in (waiting_reports(project), decided_reports(project), skips(project)):
+        assert rows_read(lambda rows=rows: list(rows[:21])) < 50
+        assert len(rows) == 1
+    assert rows_read(lambda: list(project.put_aside.order_by("id"))) < 50
+    assert rows_read(lambda: reported.comparison.closed_by_report) < 50
+
+
+def test_the_page_renders_in_full_only_what_waits(
+    client, project, alice, bob, reported, make_comparison, monkeypatch
+):
+    rendered = []
+    monkeypatch.setattr("labeling.views.reports.render_markdown", lambda text: rendered.append(text) or text)
+    make_comparison()
+    skip(next_for(bob, project), "unclear")
+    client.force_login(alice)
+    path = f"/p/{project.slug}/reports/"
+    client.get(path)
+    assert len(rendered) == 3  # the prompt and two answers of the report
+    handle(reported, alice, "kept")
+    with CaptureQueriesContext(connection) as queries:
+        page = client.get(path).content.decode()
+    assert len(rendered) == 3 and reported.comparison.prompt.text in page
+    assert not any("labeling_completion" in query["sql"] for query in queries)
+
+
+def test_what_was_decided_last_stands_first(client, project, alice, bob, reported, make_comparison):
+    second = make_comparison()
+    later = next_for(bob, project)
+    assert later.comparison == second
+    flag(later, "broken")
+    handle(later, alice, "kept")
+    handle(reported, alice, "kept")
+    assert [row.pk for row in decided_reports(project)] == [reported.pk, later.pk]
+
+
 def test_skips_and_reports_go_out_as_lines(client, project, alice, bob, carol, reported, make_comparison):
     make_comparison()
     skipped = next_for(bob, project)
@@ -253,6 +301,7 @@ def test_skips_and_reports_go_out_as_lines(client, project, alice, bob, carol, r
         "prompt_id": reported.comparison.prompt_id,
         "split": reported.comparison.prompt.split,
         "comparison": reported.comparison_id,
+        "repeat_of": 0,
         "completions": texts,
     }
     assert (second["outcome"], second["reason"], second["handling"]) == ("skipped", "unclear", "")

@@ -1,0 +1,75 @@
+"""What migrations hand over, tried on rows of before."""
+
+import pytest
+from django.db import connection, transaction
+from django.db.migrations.executor import MigrationExecutor
+
+from labeling.assignment import flag, next_for, skip
+from labeling.models import Assignment, Project, User
+from labeling.projects import create_project
+from labeling.repeats import repeat_of
+from tests.labeling.test_reports import answer_left
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def migrate():
+    def to(*targets):
+        MigrationExecutor(connection).migrate(list(targets))
+
+    yield to
+    to(*MigrationExecutor(connection).loader.graph.leaf_nodes())
+
+
+def newest():
+    return MigrationExecutor(connection).loader.graph.leaf_nodes()
+
+
+def test_a_process_of_before_can_still_write_people_and_projects(alice, project):
+    def columns(model, *new):
+        return ", ".join(
+            field.column for field in model._meta.concrete_fields if field.name not in ("id", *new)
+        )
+
+    copies = (
+        (User, ("language", "own_keys"), "username", "'dora'"),
+        (Project, ("languages",), "slug", "'other'"),
+    )
+    with connection.cursor() as cursor:
+        for model, new, unique, value in copies:
+            table, names = model._meta.db_table, columns(model, *new)
+            values = names.replace(unique, value)
+            cursor.execute(f"INSERT INTO {table} ({names}) SELECT {values} FROM {table} LIMIT 1")
+    dora = User.objects.get(username="dora")
+    assert (dora.language, dora.own_keys) == ("", {})
+    assert Project.objects.get(slug="other").languages == []
+
+
+def test_on_the_way_back_an_open_repeat_becomes_a_question_for_nobody(project, bob, make_comparison, migrate):
+    make_comparison()
+    judgment = answer_left(next_for(bob, project))
+    with transaction.atomic():
+        repeat = repeat_of(judgment)
+    migrate(("labeling", "0013_qualification"))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT closed_at IS NULL FROM labeling_comparison WHERE id = %s", [repeat.pk])
+        assert cursor.fetchone() == (False,)
+
+
+def test_what_was_put_aside_before_gets_its_project(
+    project, alice, bob, make_comparison, make_annotator, migrate, monkeypatch
+):
+    other = create_project("Other", alice)
+    for place in (project, other):
+        person = make_annotator(project=place)
+        for aside in (skip, flag, skip, flag, skip, lambda *_: None):
+            make_comparison(project=place)
+            aside(next_for(person, place), "other")
+    migrate(("labeling", "0014_defaults"))
+    monkeypatch.setattr("labeling.migrations.0016_lists_by_project.ROWS_AT_A_TIME", 2)
+    migrate(*newest())
+    assert Assignment.objects.count() == 12
+    for place in (project, other):
+        of_place = Assignment.objects.filter(comparison__project=place)
+        assert set(place.put_aside.all()) == set(of_place.exclude(outcome=""))
