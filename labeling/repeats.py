@@ -40,8 +40,10 @@ def next_for(annotator: User, project: Project) -> Comparison | None:
 def repeatable(annotator: User, project: Project) -> list[Judgment]:
     """The person's answers that lie far enough back and were not asked again yet."""
     standing = Judgment.objects.current().filter(annotator=annotator, comparison__project=project)
-    newest = list(standing.order_by("-id").values_list("pk", flat=True)[: ANSWERS_BETWEEN + MOST_LOOKED_AT])
-    return list(_old_enough(standing.filter(pk__in=newest[ANSWERS_BETWEEN:])))
+    newest = standing.order_by("-id").values_list("pk", "comparison__reserved_for")
+    older = list(newest[: ANSWERS_BETWEEN + MOST_LOOKED_AT])[ANSWERS_BETWEEN:]
+    originals = [pk for pk, reserved_for in older if reserved_for is None]
+    return list(_old_enough(Judgment.objects.current().filter(pk__in=originals)))
 
 
 def _old_enough(answers: QuerySet[Judgment]) -> QuerySet[Judgment]:
@@ -53,7 +55,6 @@ def _old_enough(answers: QuerySet[Judgment]) -> QuerySet[Judgment]:
         ~Exists(asked_again),
         ~Exists(closing.filter(comparison=OuterRef("comparison"))),
         ~Exists(closing.filter(comparison__repeats__comparison=OuterRef("comparison"))),
-        comparison__reserved_for=None,
         created_at__lte=Now() - TIME_BETWEEN,
     )
 
