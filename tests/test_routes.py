@@ -1,17 +1,20 @@
 """Who may open which page: every route of a project in the URL table, as each of the cast.
 
-A new route fails here until it is written down with who may use it.
+A new route fails here until it is written down with who may use it, and with a row that is there for what its
+address names beside the project: a row that is not there is found by nobody, whatever the page checks.
 """
 
 import json
 
 import pytest
-from django.urls import NoReverseMatch, URLPattern, get_resolver, reverse
+from django.urls import URLPattern, get_resolver, reverse
 
-from labeling.assignment import next_for
-from labeling.models import Completion, Project, Prompt, User
-from labeling.projects import add_member
+from labeling.assignment import flag, next_for
+from labeling.models import Completion, Membership, Prompt, QualificationQuestion, User
+from labeling.projects import add_member, create_project
 from labeling.selection import create_comparison
+from training import schedules
+from training.models import LoopSettings, ModelVersion, Run
 
 ALICE, BOB, CAROL = "alice", "bob", "carol"  # manager, annotator, reviewer
 EVERYONE = {ALICE, BOB, CAROL}
@@ -61,8 +64,6 @@ PAGES = {
     "training:schedules": {ALICE},
     "training:schedule-remove": {ALICE},
 }
-ANYTHING = 1  # a number for what a route names beside its project
-WORDS = {"act": "start", "method": "ppo"}
 
 
 def routes():
@@ -75,9 +76,40 @@ def routes():
                 yield f"{namespace}:{pattern.name}", set(pattern.pattern.converters) - {"slug"}
 
 
-def address(name, slug):
-    more = dict(routes())[name]
-    return reverse(name, kwargs={"slug": slug} | {part: WORDS.get(part, ANYTHING) for part in more})
+@pytest.fixture
+def rows(project, alice, bob):
+    """What the addresses of its pages name: rows that are there, and words that the pages know."""
+    question = QualificationQuestion.objects.create(
+        project=project,
+        position=0,
+        messages=[{"role": "user", "content": "What is 7 times 8?"}],
+        answers=["56.", "54."],
+        right=["a"],
+        explanation="7 times 8 is 56.",
+    )
+    prompt = Prompt.objects.add(project, "Which?")
+    create_comparison(project, prompt, [Completion.objects.add(prompt, t, t) for t in "ab"])
+    report = next_for(bob, project)
+    flag(report, "harmful")
+    policy = ModelVersion.objects.create(
+        project=project, kind="policy", number=0, name="policy-0", location="models/policy-0"
+    )
+    LoopSettings.objects.create(project=project, policy=policy, first_policy=policy)
+    return {
+        "question": question.pk,
+        "report": report.pk,
+        "member": Membership.objects.get(project=project, user=bob).pk,
+        "run_id": Run.objects.create(project=project, method="ppo", config={}, input_model=policy).pk,
+        "version_id": policy.pk,
+        "schedule_id": schedules.set_amount(project, 200, alice).pk,
+        "act": "pause",
+        "method": "ppo",
+    }
+
+
+def address(name, slug, rows):
+    named = dict(routes())[name]
+    return reverse(name, kwargs={"slug": slug} | {part: rows[part] for part in named})
 
 
 def answers(client, path):
@@ -90,28 +122,43 @@ def test_every_page_of_a_project_is_written_down():
     assert dict.fromkeys(name for name, _ in routes()).keys() == PAGES.keys()
 
 
-def test_a_name_that_is_no_route_is_noticed():
-    with pytest.raises((NoReverseMatch, KeyError)):
-        address("labeling:nothing", "support")
+@pytest.mark.django_db
+@pytest.mark.parametrize("who", [ALICE, BOB, CAROL, "charlie"])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_there_for_whom_it_is_for_and_for_nobody_else(client, project, rows, charlie, name, who):
+    client.force_login(User.objects.get(username=who))
+    found = answers(client, address(name, project.slug, rows))
+    if who in PAGES[name]:
+        assert found and 404 not in found
+    else:
+        assert found == {404}
 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("name", PAGES)
-def test_a_guessed_address_is_not_found(client, project, alice, bob, carol, charlie, name):
-    for person in (alice, bob, carol, charlie):
-        client.force_login(person)
-        found = answers(client, address(name, project.slug))
-        if person.username not in PAGES[name]:
-            assert found == {404}, (person, found)
-        elif name.startswith("labeling:") and not dict(routes())[name]:
-            assert found and 404 not in found, (person, found)
-        # The same page of a project that is not theirs, and of none at all.
-        other, _ = Project.objects.get_or_create(slug="other", defaults={"name": "Other"})
-        assert answers(client, address(name, other.slug)) == {404}
-        assert answers(client, address(name, "nowhere")) == {404}
-    client.logout()
-    signed_out = answers(client, address(name, project.slug))
-    assert signed_out <= {302, 401}, signed_out
+def test_a_page_of_another_project_is_not_found(client, project, rows, alice, name):
+    other = create_project("Other", User.objects.create_user("olga"))
+    client.force_login(alice)
+    assert answers(client, address(name, other.slug, rows)) == {404}
+    assert answers(client, address(name, "nowhere", rows)) == {404}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "name", [name for name, named in routes() if any(part not in ("act", "method") for part in named)]
+)
+def test_a_row_of_another_project_is_not_found_below_ones_own(client, rows, name):
+    olga = User.objects.create_user("olga")
+    own = create_project("Other", olga)
+    client.force_login(olga)
+    assert answers(client, address(name, own.slug, rows)) == {404}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", PAGES)
+def test_who_is_not_signed_in_is_led_to_the_door(client, project, rows, name):
+    signed_out = answers(client, address(name, project.slug, rows))
+    assert signed_out and signed_out <= {302, 401}
 
 
 @pytest.mark.django_db

@@ -1,9 +1,10 @@
 import pytest
-from django.urls import reverse
+from django.urls import resolve, reverse
 from django.utils import timezone
 from rest_framework.test import APIClient
 
 from training import loop, runs
+from training.api.urls import urlpatterns
 from training.models import Metric, Round, Run
 
 
@@ -27,6 +28,7 @@ ADDRESSES = [
     ("get", "runs/{run}/"),
     ("get", "runs/{run}/metrics/"),
     ("get", "models/{model}/files/"),
+    ("get", "models/{model}/files/config.json/"),
     ("get", "runs/{run}/marked/"),
     ("post", "runs/{run}/marked/"),
     ("get", "rounds/{round}/"),
@@ -38,6 +40,12 @@ ADDRESSES = [
     ("post", "rounds/{round}/retry/"),
     ("post", "rounds/{round}/cancel/"),
 ]
+
+
+def test_every_route_is_among_the_addresses():
+    named = {path.format(run=1, model=1, round=1) for _, path in ADDRESSES}
+    reached = {resolve(f"/api/v1/{path}").url_name for path in named}
+    assert reached == {pattern.name for pattern in urlpatterns}
 
 
 @pytest.mark.parametrize(("method", "path"), ADDRESSES)
