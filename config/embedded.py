@@ -193,13 +193,25 @@ def _prepare_postgres_folder(folder: Path) -> None:
     if user:
         wheel = _wheel()
         binaries = wheel.POSTGRES_VERSIONS[18]
-        wheel.ensure_user_exists(user)
+        with _alone_on_this_machine(binaries):
+            wheel.ensure_user_exists(user)
         wheel.ensure_folder_permissions(binaries.parent, 0o055)
         wheel.ensure_prefix_permissions(binaries)
         wheel.ensure_prefix_permissions(folder.parent)
     _private_folder(folder, user)
     if user:
         folder.parent.chmod(folder.parent.stat().st_mode | 0o011)  # to pass through, not to look
+
+
+@contextmanager
+def _alone_on_this_machine(folder: Path) -> Iterator[None]:
+    """One process at a time, whatever its data folder: two that look for the user at once would both make it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _private_folder(folder: Path, user: str | None) -> None:

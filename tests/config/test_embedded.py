@@ -1,6 +1,7 @@
 """The bundled servers, really started, shared, killed and stopped."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,17 @@ release = embedded.hold(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.readline()
 release()
+"""
+
+FIRST_START = """
+import sys
+from pathlib import Path
+from config import embedded
+embedded.SYSTEM_USER = sys.argv[2]
+embedded._wheel()
+print("ready", flush=True)
+sys.stdin.readline()
+embedded.hold(Path(sys.argv[1]), redis=False)()
 """
 
 
@@ -86,6 +98,37 @@ def test_many_processes_may_start_at_once(data):
         holder.communicate("\n")
         assert holder.returncode == 0
     assert not answers(data)
+
+
+@pytest.fixture
+def missing_user():
+    """The name of a system user that is not there; whoever makes it leaves it to the test to take away."""
+    name = f"tastemaker-{os.getpid()}"
+    yield name
+    subprocess.run(["userdel", name], capture_output=True, check=False)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("useradd"), reason="only root makes a user for PostgreSQL"
+)
+def test_many_data_folders_may_be_begun_at_once_on_a_machine_without_the_user(folder, missing_user):
+    data = [folder / str(number) for number in range(4)]
+    for one in data:
+        one.mkdir()
+    starting = [
+        subprocess.Popen(
+            [sys.executable, "-c", FIRST_START, str(one), missing_user],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for one in data
+    ]  # fmt: skip
+    for process in starting:
+        assert process.stdout.readline() == "ready\n"
+    for process in starting:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    complaints = [process.communicate(timeout=90)[1] for process in starting]
+    assert [process.returncode for process in starting] == [0] * len(starting), complaints
 
 
 def test_a_killed_server_is_started_again_with_its_data(data):
