@@ -16,6 +16,7 @@ RUN pip install --no-cache-dir --constraint requirements.lock ".[${EXTRAS}]" \
 COPY manage.py ./
 COPY templates templates
 COPY static static
+COPY locale locale
 
 USER tastemaker
 VOLUME /data

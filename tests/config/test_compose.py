@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from django.conf import settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRETS = {
@@ -62,11 +63,19 @@ def test_what_needs_the_database_waits_for_migrations(services):
         assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
 
 
+def copied_into_the_image():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    return {ROOT / source for line in lines if line.startswith("COPY") for source in line.split()[1:-1]}
+
+
 def test_the_image_copies_only_what_is_there():
-    for line in (ROOT / "Dockerfile").read_text().splitlines():
-        if line.startswith("COPY"):
-            for source in line.split()[1:-1]:
-                assert (ROOT / source).exists(), source
+    for source in copied_into_the_image():
+        assert source.exists(), source
+
+
+def test_the_image_has_every_folder_that_the_settings_name():
+    named = [*settings.LOCALE_PATHS, *settings.TEMPLATES[0]["DIRS"], *settings.STATICFILES_DIRS]
+    assert copied_into_the_image() >= set(named)
 
 
 @pytest.mark.skipif(
