@@ -1,12 +1,23 @@
 """The cast: Alice manages the project, Bob annotates, Carol reviews, Charlie may see nothing."""
 
 import os
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def speak_english():
+    """A request leaves its person's language behind in the thread."""
+    yield
+    if "django" in sys.modules:
+        from django.utils import translation
+
+        translation.deactivate()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ export function sayWithLink(sentence, href, text, tone) {
 
 // The person whose page this is is not signed in; somebody else may be. left: how many answers wait.
 export function saySignedOut({ other }, left = 0) {
-  const sentence = words(`${left ? "kept-" : ""}${other ? "other" : "signed-out"}`, { count: left });
-  if (other) sayWithLink(sentence, logoutUrl, words("sign-out"), "needs");
-  else sayWithLink(sentence, loginUrl, words("sign-in"), "needs");
+  const count = { count: left };
+  if (other) sayWithLink(words(left ? "kept-other" : "other", count), logoutUrl, words("sign-out"), "needs");
+  else sayWithLink(words(left ? "kept-signed-out" : "signed-out", count), loginUrl, words("sign-in"), "needs");
 }

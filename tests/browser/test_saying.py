@@ -115,6 +115,8 @@ def test_ratings_are_large_enough_to_tap_and_fit_a_phone(desk, pairs, judged, as
     ).all():
         box = button.bounding_box()
         assert box["height"] >= 32 and box["width"] >= 32, box
+    for group in page.locator("#stage .answer:first-child .rating").all():
+        assert len({label.bounding_box()["y"] for label in group.locator("label").all()}) == 1
     for side in (0, 1):
         page.locator("#stage .tabs button").nth(side).tap()
         for group in page.locator("#stage .answer").nth(side).locator(".rating").all():
