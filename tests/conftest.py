@@ -27,6 +27,7 @@ def embedded_servers():
 
     from config import embedded
 
+    embedded.POSTGRES_SETTINGS |= {"fsync": "off"}  # nobody needs this database after a crash of the machine
     release = embedded.hold(settings.DATA)
     yield settings.DATA
     release()

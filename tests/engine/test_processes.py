@@ -186,7 +186,7 @@ def test_asked_to_stop_one_process_stops_all_and_one_alone_goes_on(engine, setti
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_killed_process_takes_the_others_along_and_the_same_command_goes_on(engine, settings, launcher):
-    values = settings["grpo"] | {"steps": 30, "checkpoint_every_steps": 1}
+    values = settings["grpo"] | {"steps": 16, "checkpoint_every_steps": 1}
     assert run_two(engine, "grpo", "whole", **values) == [0, 0]
     out = engine.folder / "killed"
     command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "training.engine", "grpo"]
