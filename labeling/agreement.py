@@ -46,8 +46,11 @@ def with_others(person: User, project: Project) -> Agreement:
 
 
 def best(verdict: str, ranking: list[list[int]] | None) -> Best:
-    """The candidates on the highest level of an answer, or its verdict where all are on one."""
-    return frozenset(ranking[0]) if ranking else verdict
+    """The candidates on the highest level of an answer that prefers some, else its verdict.
+
+    That all are bad, or good, may come with an order; it is another thing to say all the same.
+    """
+    return frozenset(ranking[0]) if ranking and verdict == Judgment.Verdict.PREFERRED else verdict
 
 
 class Shown(NamedTuple):
@@ -122,14 +125,15 @@ def with_themselves(project: Project, person: User | None = None) -> dict[int, C
 
     The first answer is the one that stood when it was asked again, the second the one that stands.
     """
-    repeats = Comparison.objects.filter(project=project, reserved_for__isnull=False)
+    repeats = Comparison.objects.filter(project=project, reserved_for__isnull=False).order_by("-id")
     if person:
         repeats = repeats.filter(reserved_for=person)
-    again = Judgment.objects.current().filter(comparison__in=repeats).order_by("-id")
+    newest = list(repeats.values_list("pk", flat=True)[: MOST_ANSWERS if person else MOST_REPEATS])
+    # By their ids and not in one query, in which the planner may join all judgments with all repeats.
+    again = Judgment.objects.current().filter(comparison__in=newest)
     columns = ("verdict", "ranking", "assignment__sides")
     before = [f"comparison__repeats__{name}" for name in columns]
     pairs: dict[int, list[tuple[Shown, Shown]]] = defaultdict(list)
-    most = MOST_ANSWERS if person else MOST_REPEATS
-    for annotator, *said in again.values_list("annotator", *before, *columns)[:most]:
+    for annotator, *said in again.values_list("annotator", *before, *columns):
         pairs[annotator].append((Shown(*said[:3]), Shown(*said[3:])))
     return {annotator: consistency(of_one) for annotator, of_one in pairs.items()}

@@ -18,6 +18,7 @@ from labeling.exports import stream_demonstrations, stream_preferences
 from labeling.judging import choice_from_side, record, revise, withdraw
 from labeling.models import Comparison, Judgment, Preference
 from labeling.models.work import Edit
+from labeling.projects import create_project
 from labeling.reports import handle
 from tests.labeling.conftest import rows_read
 
@@ -335,6 +336,8 @@ PAIR = [Shown("preferred", [[0], [1]], [0, 1]), Shown("preferred", [[0], [1]], [
         (PAIR[0], Shown("tie", None, [1, 0]), (0, 1, 0)),
         (Shown("tie", None, [0, 1]), Shown("tie", None, [1, 0]), (1, 1, 0)),
         (Shown("tie", None, [0, 1]), Shown("all_bad", None, [1, 0]), (0, 1, 0)),
+        (Shown("all_good", [[0], [1]], [0, 1]), Shown("all_bad", [[0], [1]], [1, 0]), (0, 1, 0)),
+        (Shown("preferred", [[0], [1]], [0, 1]), Shown("all_bad", [[0], [1]], [1, 0]), (0, 1, 0)),
         # Of three: the best is the same, whatever comes behind it.
         (
             Shown("preferred", [[2], [0], [1]], [0, 1, 2]),
@@ -390,6 +393,27 @@ def test_finding_repeats_costs_no_more_the_more_was_answered(project, bob, make_
     assert make_due() in repeats.repeatable(bob, project)
     read = rows_read(lambda: repeats.repeatable(bob, project))
     assert read < 15 * (repeats.ANSWERS_BETWEEN + repeats.MOST_LOOKED_AT)
+
+
+def test_agreement_reads_only_the_repeats_of_the_project(project, alice, bob, due, many_finished):
+    say(next_for(bob, project), "left")
+    other = create_project("Other", alice)
+    many_finished(3_000)
+    many_finished(3_000, project=other)
+    with connection.cursor() as cursor:  # all of it asked again there
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        cursor.execute(
+            """
+            INSERT INTO labeling_comparison (project_id, prompt_id, overlap, priority, created_at, repeats_id, reserved_for_id)
+            SELECT project_id, prompt_id, 1, 0, now(), judgment.id, annotator_id
+              FROM labeling_judgment judgment JOIN labeling_comparison comparison ON comparison_id = comparison.id
+             WHERE project_id = %s
+            """,
+            [other.pk],
+        )
+        cursor.execute("SET LOCAL session_replication_role = origin")
+    for person in (None, bob):
+        assert rows_read(lambda person=person: with_themselves(project, person)) < 100
 
 
 # Where it is told
