@@ -2,12 +2,13 @@
 
 import math
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Count, Max, Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
@@ -158,16 +159,36 @@ def check(member: Membership) -> None:
 
 
 def standing_of(member: Membership) -> Standing:
-    project = member.project
-    if not project.qualification or member.role != Membership.Role.ANNOTATOR:
-        return Standing(needed=False)
-    decisions = list(member.decisions.order_by("-id"))
+    return standings(member.project, [member])[member.pk]
+
+
+def standings(project: Project, members: Sequence[Membership]) -> dict[int, Standing]:
+    """Where each of the project's members stands, by their ids, in three queries however many they are."""
+    found = {member.pk: Standing(needed=False) for member in members}
+    if not project.qualification:
+        return found
+    going = {member.pk for member in members if member.role == Membership.Role.ANNOTATOR}
+    decisions: dict[int, list[QualificationDecision]] = defaultdict(list)
+    for decision in QualificationDecision.objects.filter(member__in=going).order_by("-id"):
+        decisions[decision.member_id].append(decision)
+    attempts: dict[int, list[QualificationAttempt]] = defaultdict(list)
+    for attempt in QualificationAttempt.objects.filter(member__in=going).order_by("number"):
+        attempts[attempt.member_id].append(attempt)
+    found |= {pk: _standing(project, decisions[pk], attempts[pk]) for pk in going}
+    if any(standing.needed for standing in found.values()) and not asked(project):
+        return {pk: standing._replace(needed=False) for pk, standing in found.items()}
+    return found
+
+
+def _standing(
+    project: Project, decisions: list[QualificationDecision], attempts: list[QualificationAttempt]
+) -> Standing:
+    """Where a person stands if there are questions, by the decisions on them, newest first, and their attempts."""
     admitted = next((each for each in decisions if each.decision == Decision.ADMIT), None)
-    attempts = list(member.attempts.order_by("number"))
     # Who has passed may work, whatever came after.
     last = next((each for each in attempts if each.passed), attempts[-1] if attempts else None)
     more = sum(each.decision == Decision.ATTEMPT for each in decisions)
-    needed = not admitted and not (last and last.passed) and bool(asked(project))
+    needed = not admitted and not (last and last.passed)
     return Standing(needed, last, admitted, max(0, project.qualification_attempts + more - len(attempts)))
 
 
@@ -245,8 +266,14 @@ def _said(given: QualificationAnswer, verdict: str, side: int | None) -> str:
 
 def score(attempt: QualificationAttempt) -> tuple[int, int]:
     """How many answers of an attempt are right, and of how many questions."""
-    rights = list(attempt.answers.values_list("right", flat=True))
-    return sum(right is True for right in rights), len(rights)
+    return scores([attempt]).get(attempt.pk, (0, 0))
+
+
+def scores(attempts: Sequence[QualificationAttempt]) -> dict[int, tuple[int, int]]:
+    """The score of each attempt that has questions, by its id."""
+    answers = QualificationAnswer.objects.filter(attempt__in=attempts).order_by().values("attempt")
+    counted = answers.annotate(rights=Count("pk", filter=Q(right=True)), of=Count("pk"))
+    return {attempt: (right, of) for attempt, right, of in counted.values_list("attempt", "rights", "of")}
 
 
 def needed_right(project: Project, of: int) -> int:

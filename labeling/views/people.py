@@ -6,7 +6,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import transaction
-from django.db.models import Count, F, Max, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -18,7 +18,7 @@ from labeling.agreement import with_themselves
 from labeling.forms import PersonForm, RoleForm
 from labeling.models import Assignment, Judgment, Membership, Project, User
 from labeling.projects import add_member, remove_member
-from labeling.qualification import score, standing_of
+from labeling.qualification import scores, standings
 
 PASSWORD_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that looks like another
 
@@ -49,16 +49,19 @@ def people(request: HttpRequest, slug: str) -> HttpResponse:
 def page(
     request: HttpRequest, project: Project, form: PersonForm, fresh: dict[str, str] | None
 ) -> dict[str, object]:
-    consistency = with_themselves(project)
+    places = list(with_work(project))
+    consistency, round_of = with_themselves(project), qualifying(project, places)
+    accounts = resettable(request.user).filter(memberships__in=places)
+    answered_for = set(accounts.values_list("pk", flat=True))
     members = [
         {
             "place": place,
             "consistency": consistency.get(place.user_id),
-            "qualifying": qualifying(place, project),
+            "qualifying": round_of[place.pk],
             "roles": RoleForm(initial={"role": place.role}, auto_id=f"id_%s_{place.pk}"),
-            "resettable": may_reset(request.user, place.user),
+            "resettable": place.user_id in answered_for,
         }
-        for place in with_work(project)
+        for place in places
     ]
     return {
         "project": project,
@@ -70,12 +73,15 @@ def page(
     }
 
 
-def qualifying(place: Membership, project: Project) -> dict[str, object]:
-    """Where a person stands with the qualification round, and how the attempt that tells it went."""
-    place.project = project
-    standing = standing_of(place)
-    right, of = score(standing.attempt) if standing.attempt else (0, 0)
-    return {"standing": standing, "right": right, "of": of}
+def qualifying(project: Project, places: list[Membership]) -> dict[int, dict[str, object]]:
+    """Where each person stands with the qualification round, and how the attempt that tells it went."""
+    standing_at = standings(project, places)
+    score_of = scores([standing.attempt for standing in standing_at.values() if standing.attempt])
+    found = {}
+    for pk, standing in standing_at.items():
+        right, of = score_of.get(standing.attempt.pk, (0, 0)) if standing.attempt else (0, 0)
+        found[pk] = {"standing": standing, "right": right, "of": of}
+    return found
 
 
 def with_work(project: Project) -> QuerySet[Membership]:
@@ -146,13 +152,14 @@ def change_role(request: HttpRequest, slug: str, member: int) -> HttpResponse:
     return redirect("labeling:people", slug) if still_manages.exists() else redirect("labeling:home")
 
 
-def may_reset(manager: User, user: User) -> bool:
-    """Whether the manager answers for the whole account: all its projects are theirs, and it has no more rights."""
-    if user == manager or not user.is_active or user.is_staff or user.is_superuser:
-        return False
+def resettable(manager: User) -> QuerySet[User]:
+    """The accounts for which the manager answers whole: all their projects are the manager's, and they have no more rights."""
     managed = Membership.objects.active().filter(user=manager, role=MANAGER).values("project")
-    places = Membership.objects.active().filter(user=user)
-    return not places.filter(Q(role=MANAGER) | ~Q(project__in=managed)).exists()
+    beyond = Membership.objects.active().filter(
+        Q(role=MANAGER) | ~Q(project__in=managed), user=OuterRef("pk")
+    )
+    plain = User.objects.filter(is_active=True, is_staff=False, is_superuser=False)
+    return plain.exclude(pk=manager.pk).filter(~Exists(beyond))
 
 
 @never_cache
@@ -161,7 +168,7 @@ def may_reset(manager: User, user: User) -> bool:
 def reset_password(request: HttpRequest, slug: str, member: int) -> HttpResponse:
     project = access_project(request.user, slug, MANAGER)
     place = get_object_or_404(Membership.objects.active().select_related("user"), project=project, pk=member)
-    if not may_reset(request.user, place.user):
+    if not resettable(request.user).filter(pk=place.user_id).exists():
         raise PermissionDenied
     password = random_password()
     place.user.set_password(password)

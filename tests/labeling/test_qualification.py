@@ -468,6 +468,34 @@ def test_without_an_attempt_left_the_page_says_whom_to_ask(client, project, alic
     assert "passed with 5 of 5" in client.get(people).content.decode()
 
 
+def test_the_page_of_people_asks_as_much_for_two_as_for_twenty(
+    client, project, alice, make_annotator, round_of_five
+):
+    client.force_login(alice)
+    path = f"/p/{project.slug}/people/"
+    client.get(path)
+
+    def join(count):
+        for number in range(count):
+            user = make_annotator()
+            member = Membership.objects.select_related("project").get(project=project, user=user)
+            decide(member, "attempt", alice)
+            go_through(member, 2 + number % 4)
+
+    def queries():
+        with CaptureQueriesContext(connection) as made:
+            page = client.get(path).content.decode()
+        return len(made), page
+
+    join(2)
+    few, page = queries()
+    assert page.count("2 of 5") == page.count("3 of 5") == 1
+    join(18)
+    many, page = queries()
+    assert page.count("passed with 4 of 5") == 4
+    assert many == few
+
+
 def test_an_answer_to_anothers_question_is_not_found(
     client, project, bob, bobs, make_annotator, round_of_five
 ):
