@@ -159,3 +159,10 @@ def until(chromium):
             chromium.contexts[0].pages[0].wait_for_timeout(50)
 
     return wait
+
+
+def wait_for_receipts(page):
+    """Until nothing that was said or begun waits in the browser any more, in whichever tab it was said."""
+    page.wait_for_function(
+        "() => !Object.keys(localStorage).some((key) => /^tastemaker(-draft)?:/.test(key))"
+    )

@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from labeling.models import Assignment, Judgment, Preference, User
+from tests.browser.conftest import wait_for_receipts
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -87,7 +88,7 @@ def test_undo_works_after_a_reload_too(desk, pairs, judged, until):
 def test_the_next_comparison_is_there_before_the_answer_has_left(desk, pairs, judged, until):
     pairs(4)
     page = desk()
-    page.wait_for_function("document.querySelector('#ahead').content !== null")
+    page.wait_for_function("() => document.querySelector('#ahead').content !== null")
     page.context.set_offline(True)
     press(page, "1")
     assert judged() == []
@@ -236,7 +237,7 @@ def test_skip_report_and_say_why_by_keyboard(desk, pairs, judged, until):
     until(lambda: [j.reason for j in judged()] == ["It answers 1 question.", ""])
 
 
-def test_a_key_held_down_answers_once(desk, pairs, judged):
+def test_a_key_held_down_answers_once(desk, pairs, judged, until):
     pairs(6)
     page = desk()
     before = shown(page)
@@ -244,7 +245,8 @@ def test_a_key_held_down_answers_once(desk, pairs, judged):
         page.keyboard.down("1")  # from the second on, the browser marks it as a repeat
     page.keyboard.up("1")
     expect(page.locator(f"#stage article:not([data-assignment='{before}'])")).to_be_visible()
-    page.wait_for_load_state("networkidle")
+    until(lambda: len(judged()) == 1)
+    wait_for_receipts(page)
     assert len(judged()) == 1
 
 
@@ -270,7 +272,7 @@ def test_a_double_click_and_a_held_enter_answer_once(desk, pairs, judged, until)
         page.keyboard.down("Enter")
     page.keyboard.up("Enter")
     until(lambda: len(judged()) == 2)
-    page.wait_for_load_state("networkidle")
+    wait_for_receipts(page)
     assert len(judged()) == 2
 
 
