@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo install test lint lock rehearse screenshots messages chromium bench bench-quick bench-page
+.PHONY: demo install test lint lock rehearse screenshots messages chromium gettext bench bench-quick bench-page
 
 demo: install
 	@exec $(BIN)/python manage.py up --demo
@@ -17,7 +17,7 @@ install: .venv/.installed
 	@touch $@
 
 # A process a core, each with servers of its own; a file's tests stay together.
-test: install chromium
+test: install chromium gettext
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 lint: install
@@ -31,6 +31,12 @@ chromium:
 		echo "Installing Chromium from Debian's packages"; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; }
 
+# Catalogs are read out of the code, and compiled, by Debian's gettext.
+gettext:
+	@command -v msgfmt >/dev/null || { \
+		echo "Installing gettext from Debian's packages"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq gettext >/dev/null; }
+
 rehearse: install
 	$(BIN)/python manage.py rehearse
 
@@ -39,10 +45,7 @@ screenshots: install chromium
 	$(BIN)/python docs/take_screenshots.py
 
 # Brings the catalogs under locale/ up to the sentences of the code, and compiles them: docs/languages.md.
-messages: install
-	@command -v msgfmt >/dev/null || { \
-		echo "Installing gettext from Debian's packages"; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq gettext >/dev/null; }
+messages: install gettext
 	$(BIN)/python manage.py makemessages --all --no-obsolete --no-wrap --add-location file --ignore '.venv*' --ignore var
 	$(BIN)/python manage.py compilemessages --ignore '.venv*' --ignore var
 

@@ -110,20 +110,26 @@ def test_arrows_lead_where_they_point(desk, bob, pairs):
 
 
 @pytest.mark.parametrize("code", OTHERS)
-def test_words_fit_on_a_phone_in_every_language(sign_in, bob, project, pairs, code):
+def test_words_fit_on_a_phone_in_every_language(sign_in, open_browser, bob, project, pairs, code):
     speak(bob, code)
     pairs(2)
+    desk = reverse("labeling:label", args=[project.slug])
+    of_project = ["labeling:mine", "labeling:guidelines", "labeling:qualification", "training:effect"]
+    of_account = ["labeling:home", "labeling:account", "labeling:keys", "labeling:tokens", "account_logout"]
+    paths = [desk, "/nowhere/", *map(reverse, of_account)]
+    paths += [reverse(name, args=[project.slug]) for name in of_project]
     page = sign_in(bob, **PHONE)
-    of_project = [
-        reverse(f"labeling:{name}", args=[project.slug]) for name in ("label", "mine", "guidelines")
-    ]
-    for path in ["/", *of_project, reverse("labeling:account"), reverse("labeling:tokens"), "/nowhere/"]:
+    for path in paths:
         page.goto(path)
         expect(page.locator("html")).to_have_attribute("lang", code)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+    door = open_browser(**PHONE, locale=code).new_page()
+    door.goto(reverse("account_login"))
+    expect(door.locator("html")).to_have_attribute("lang", code)
+    assert door.evaluate("document.documentElement.scrollWidth") <= 360
     for size in ({"width": 360, "height": 740}, {"width": 1280, "height": 850}):
         page.set_viewport_size(size)
-        page.goto(of_project[0])
+        page.goto(desk)
         assert page.evaluate(CUT_OFF) == [], size
 
 

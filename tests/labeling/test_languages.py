@@ -7,6 +7,7 @@ import pytest
 from django.conf import settings
 from django.urls import reverse
 from django.utils import translation
+from django.utils.translation import get_language_info
 
 from labeling.qualification import add_questions, begin, build_question
 from labeling.qualification import answer as answer_question
@@ -32,7 +33,7 @@ def test_a_person_chooses_a_language_for_every_page_and_browser(client, bob, pro
     page = choose(client, code)
     bob.refresh_from_db()
     assert bob.language == code
-    direction = "rtl" if code == "ar" else "ltr"
+    direction = "rtl" if get_language_info(code)["bidi"] else "ltr"
     assert frame(page) == (code, direction)
     client.cookies.clear()  # another browser, which asks for another language
     client.force_login(bob)

@@ -92,13 +92,8 @@ def test_what_is_compiled_says_what_is_written(locale):
 
 
 def test_arabic_has_six_forms_and_chinese_one():
-    forms = {locale: {compiled(locale).plural(count) for count in range(1_000)} for locale in LOCALES}
-    assert {locale: len(found) for locale, found in forms.items()} == {
-        "es": 2,
-        "fr": 2,
-        "zh_Hans": 1,
-        "ar": 6,
-    }
+    for locale, forms in (("ar", 6), ("zh_Hans", 1)):
+        assert len({compiled(locale).plural(count) for count in range(1_000)}) == forms
     for entry in read(path_of("ar", "po")):
         assert len(said(entry)) == (6 if "msgid_plural" in entry else 1)
 
