@@ -1,8 +1,8 @@
 """What follows a round: runs by which people see what their answers did.
 
 The reward model that was trained, and the one before it, score what people compared; the policy that was published
-answers a few prompts that they judged. A round waits for none of it: a run is started only while its project has no
-other under way, one after another, and what fails is left out. Looking is harmless, as in `loop`.
+answers a few prompts that they judged. Rounds come first, whosever they are, for all share one queue: a run is started
+only while no other is under way in the whole installation, and what fails is left out. Looking is harmless, as in `loop`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from django.db import DatabaseError, transaction
-from django.db.models import OuterRef, Subquery
+from django.db import DatabaseError, connection, transaction
+from django.db.models import OuterRef, QuerySet, Subquery
 
 from config import storage
 from labeling.access import ANNOTATING
@@ -31,6 +31,7 @@ from training.models import FreshAnswer, ModelVersion, Round, Run, Score
 logger = logging.getLogger(__name__)
 
 Afterwards = Round.Afterwards
+LOCK = 7_303, 0
 MOST_PEOPLE = 100  # whose answers are looked at: those who answered last
 MOST_SCORED = 5_000  # completions, by each of the two reward models
 PROMPTS_EACH = 3  # a person's prompts that the policy answers again
@@ -59,7 +60,7 @@ class Step:
 
 def advance_all() -> None:
     """Of each project the newest round; what follows an older one would come too late to be of interest."""
-    waiting = Round.objects.followed().order_by("project", "-number")
+    waiting = _waiting().order_by("project", "-number")
     for _, rounds in groupby(waiting.values_list("project", "pk", named=True), attrgetter("project")):
         newest, *older = [round.pk for round in rounds]
         Round.objects.filter(pk__in=older).update(afterwards=Afterwards.OVER)
@@ -67,6 +68,11 @@ def advance_all() -> None:
             advance(newest)
         except Exception:
             logger.exception("what follows round %s could not be moved on", newest)
+
+
+def _waiting() -> QuerySet[Round]:
+    """Rounds of which something is still to follow, where the loop is not paused."""
+    return Round.objects.followed().filter(project__loop_settings__paused=False)
 
 
 def advance(round_id: int) -> None:
@@ -79,13 +85,13 @@ def _step(round_id: int) -> bool:
     """One further, if its run is over. False where it waits, all is over, or another process is at it."""
     with transaction.atomic():
         round = (
-            Round.objects.followed()
+            _waiting()
             .select_for_update(skip_locked=True, no_key=True, of=("self",))
             .select_related("project__loop_settings", "dataset_version", "reward__run", "new_policy")
             .filter(pk=round_id)
             .first()
         )
-        if round is None or round.project.loop_settings.paused or not _passed(round):
+        if round is None or not _passed(round):
             return False
         order = Afterwards.values
         round.afterwards = order[order.index(round.afterwards) + 1]
@@ -110,12 +116,21 @@ def _passed(round: Round) -> bool:
 def _attempt(round: Round, step: Step) -> bool:
     run = Run.objects.filter(round=round, stage=round.afterwards).order_by("-id").first()
     if run is None:
-        if Run.objects.unfinished().filter(project=round.project).exists():
-            return False
-        return step.start(round) is None
+        return _nothing_else_waits() and step.start(round) is None
     if run.status == Run.Status.DONE:
         step.keep(run)
     return not run.unfinished
+
+
+def _nothing_else_waits() -> bool:
+    """Whether no run is under way, nor soon will be: a round between two of its runs has none for a moment.
+
+    One process at a time is told so, until its transaction ends: by then the next one sees the run that it started.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", LOCK)
+        (alone,) = cursor.fetchone()
+    return alone and not Run.objects.unfinished().exists() and not Round.objects.at_work().exists()
 
 
 # Scores

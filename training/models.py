@@ -318,13 +318,21 @@ class Promotion(models.Model):
 
 
 class RoundQuerySet(models.QuerySet["Round"]):
-    def followed(self) -> RoundQuerySet:
-        """Those with a reward model that may be spoken of, after which runs are still to come."""
+    def at_work(self) -> RoundQuerySet:
+        """Open ones that wait for no person: a run of theirs is under way, or is about to be."""
+        return self.filter(outcome="", project__loop_settings__paused=False).exclude(
+            stage=Round.Stage.COLLECT
+        )
+
+    def spoken_of(self) -> RoundQuerySet:
+        """Those of whose reward model people are told: it passed its gate, and a policy came of it."""
         published = Q(outcome=Round.Outcome.PUBLISHED)
         refused = Q(outcome=Round.Outcome.HALTED, stage=Round.Stage.POLICY_GATE)
-        return self.filter(published | refused, reward__isnull=False).exclude(
-            afterwards=Round.Afterwards.OVER
-        )
+        return self.filter(published | refused, reward__isnull=False)
+
+    def followed(self) -> RoundQuerySet:
+        """Those after which runs are still to come, by which people see what their answers did."""
+        return self.spoken_of().exclude(afterwards=Round.Afterwards.OVER)
 
 
 class Round(models.Model):

@@ -3,14 +3,17 @@
 # ruff: noqa: F401, F811 - `collecting` and `judged` are fixtures, which tests take by their names
 
 import json
+from threading import Event, Thread
 
 import pytest
-from django.db import DatabaseError
+from django.db import DatabaseError, connection, transaction
 
 from labeling.judging import latest as latest_judgment
 from labeling.judging import withdraw
-from labeling.models import Completion, User
+from labeling.models import Completion, Project, User
 from labeling.projects import add_member
+from labeling.selection import create_comparison
+from tests.training import rounds
 from tests.training.conftest import OVERRIDES, TINY
 from tests.training.test_loop import (
     GOOD_POLICY,
@@ -150,7 +153,18 @@ def test_a_reward_model_that_was_refused_is_not_asked(judged):
     assert after(judged) == []
 
 
-def test_what_follows_waits_for_every_other_run_of_its_project(published, project):
+@pytest.fixture
+def elsewhere(bob):
+    """A round of another project that is published, and is still to be followed."""
+    other = Project.objects.create(slug="sales", name="Sales")
+    add_member(other, bob, "annotator")
+    rounds.loop_of(other)
+    rounds.ask(other, ["train", "eval"])
+    rounds.say(bob, other, "kind")
+    return rounds.trained(other, afterwards="scores")
+
+
+def test_what_follows_waits_for_every_run_of_the_next_round(published, project):
     following = loop.start_round(project)
     loop.advance(following.pk)
     generate = list(Run.objects.filter(round=following))
@@ -158,6 +172,7 @@ def test_what_follows_waits_for_every_other_run_of_its_project(published, projec
     assert after(published) == [], "the next round's candidates come first"
     for run in generate:
         sampled(run)
+    loop.advance(following.pk)
     followup.advance_all()
     assert [run.method for run in after(published)] == ["score"], (
         "then people are collecting, and there is time"
@@ -170,6 +185,59 @@ def test_the_next_round_starts_while_something_follows_the_last(published, proje
     following = loop.start_round(project)
     loop.advance(following.pk)
     assert Run.objects.filter(round=following, status="queued").exists()
+
+
+def test_what_follows_waits_for_the_runs_of_other_projects(judged, elsewhere):
+    followup.advance_all()
+    assert after(elsewhere) == [], "a reward model is being trained, and all projects share the queue"
+    through_the_policy_gate(through_the_reward_gate(judged))
+    followup.advance_all()
+    followup.advance_all()
+    assert [len(after(round)) for round in (judged, elsewhere)] == [1, 0], "of two rounds one at a time"
+    runs.request_stop(after(judged)[0])
+    followup.advance_all()
+    runs.request_stop(after(judged)[1])
+    followup.advance_all()
+    assert [len(after(round)) for round in (judged, elsewhere)] == [2, 1]
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_what_follows_waits_for_a_round_between_two_of_its_runs(judged, elsewhere, paused):
+    end(latest(judged, "reward"))
+    end(latest(judged, "reward", held_out=True))
+    assert not Run.objects.unfinished().exists() and judged.stage == "reward"
+    LoopSettings.objects.filter(project=judged.project).update(paused=paused)
+    followup.advance_all()
+    assert len(after(elsewhere)) == paused, "one that is paused starts none"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_processes_that_look_at_once_start_one_run(judged, elsewhere):
+    published = through_the_policy_gate(through_the_reward_gate(judged))
+    started, commit = Event(), Event()
+
+    def look():
+        with transaction.atomic():
+            followup.advance(published.pk)
+            started.set()
+            commit.wait(30)
+        connection.close()
+
+    other_process = Thread(target=look)
+    other_process.start()
+    assert started.wait(30)
+    followup.advance_all()
+    commit.set()
+    other_process.join()
+    followup.advance_all()
+    assert [len(after(round)) for round in (published, elsewhere)] == [1, 0]
+
+
+def test_nothing_follows_where_the_settings_are_gone(published, elsewhere, caplog):
+    published.project.loop_settings.delete()
+    followup.advance_all()
+    assert [len(after(round)) for round in (published, elsewhere)] == [0, 1]
+    assert caplog.text == ""
 
 
 def test_a_run_that_fails_is_left_out_and_the_round_stays_published(published):

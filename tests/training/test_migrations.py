@@ -1,8 +1,11 @@
 """What a migration hands over, tried on rows of before."""
 
+from datetime import timedelta
+
 import pytest
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
 
 BEFORE = [("labeling", "0007_side_by_side"), ("training", "0005_marked_samples")]
 AFTER = [("labeling", "0007_side_by_side"), ("training", "0006_side_by_side")]
@@ -38,3 +41,23 @@ def test_how_many_stand_side_by_side_moves_from_the_loop_to_the_project_and_back
     assert sizes(apps, ("labeling", "Project"), "answers_per_comparison") == [2, 4]
     apps = migrations(BEFORE)
     assert sizes(apps, ("training", "LoopSettings"), "candidates_per_comparison") == [2, 4]
+
+
+def test_rounds_that_ended_long_before_an_upgrade_are_followed_by_nothing(migrations):
+    apps = migrations([("labeling", "0008_person_language"), ("training", "0007_what_answers_did")])
+    project = apps.get_model("labeling", "Project").objects.create(slug="p")
+    policy = apps.get_model("training", "ModelVersion").objects.create(
+        project=project, kind="policy", number=0, name="policy-0", location="x"
+    )
+    for number, (days, outcome) in enumerate([(300, "published"), (8, "halted"), (2, "published"), (0, "")]):
+        apps.get_model("training", "Round").objects.create(
+            project=project,
+            number=number,
+            target=2,
+            policy=policy,
+            outcome=outcome,
+            finished_at=timezone.now() - timedelta(days=days) if days else None,
+        )
+    apps = migrations([("training", "0008_old_rounds_are_not_followed")])
+    found = apps.get_model("training", "Round").objects.order_by("number")
+    assert list(found.values_list("afterwards", flat=True)) == ["over", "over", "scores", "scores"]
