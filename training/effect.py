@@ -277,11 +277,15 @@ def scores_of(version: ModelVersion, answers: Iterable[Answered]) -> Scores:
 
 def disagreements(person: User, told: Told) -> list[dict[str, Any]]:
     """The answers that the round's reward model contradicts most, in words, as the person finds them again."""
-    waiting = may_be_asked(person, {answer.prompt for answer in told.contradicted})
-    shown = [answer.judgment for answer in told.contradicted if answer.prompt not in waiting]
-    shown = shown[:DISAGREEMENTS_SHOWN]
+    shown = [answer.judgment for answer in may_be_told(person, told.contradicted)[:DISAGREEMENTS_SHOWN]]
     judgments = Judgment.objects.select_related("assignment", "comparison__prompt").in_bulk(shown)
     return [in_words(judgments[judgment]) for judgment in shown]
+
+
+def may_be_told(person: User, answers: Sequence[Answered]) -> list[Answered]:
+    """The answers to prompts about which the person is asked nothing more."""
+    waiting = may_be_asked(person, {answer.prompt for answer in answers})
+    return [answer for answer in answers if answer.prompt not in waiting]
 
 
 def may_be_asked(person: User, prompts: Iterable[int]) -> set[int]:

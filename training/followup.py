@@ -160,7 +160,7 @@ def _score(round: Round, version: ModelVersion) -> Run | None:
 def completions_to_score(round: Round) -> list[int]:
     """Completions of people's newest answers, one answer of each person after another, as far as the bound goes."""
     found: dict[int, None] = {}
-    for answer in _in_turn(round):
+    for answer in _in_turn(_answers(round).values()):
         ids = [completion for pair in answer.pairs for completion in pair]
         if len(found.keys() | ids) > MOST_SCORED:
             break
@@ -211,9 +211,13 @@ def _answer_again(round: Round) -> Run | None:
 
 
 def prompts_to_answer(round: Round) -> list[Prompt]:
-    """The prompts of people's newest answers, a few of each person, that the policy has not answered again yet."""
+    """The prompts of people's newest answers, a few of each person, that the policy has not answered again yet.
+
+    Those about which the person may be asked would not be shown to them.
+    """
     found: dict[int, set[int]] = {}
-    for answer in _in_turn(round):
+    told = (effect.may_be_told(person, answers) for person, answers in _answers(round).items())
+    for answer in _in_turn(told):
         of_person = found.setdefault(answer.person, set())
         if len(of_person) < PROMPTS_EACH and len(set().union(*found.values())) < MOST_ANSWERED:
             of_person.add(answer.prompt)
@@ -253,9 +257,12 @@ def people(project: Project) -> list[User]:
     return [member.user for member in members.select_related("user").order_by("-newest")[:MOST_PEOPLE]]
 
 
-def _in_turn(round: Round) -> Iterator[effect.Answered]:
+def _answers(round: Round) -> dict[User, list[effect.Answered]]:
+    return {person: effect.considered(person, round.dataset_version) for person in people(round.project)}
+
+
+def _in_turn(answers: Iterable[list[effect.Answered]]) -> Iterator[effect.Answered]:
     """The newest answer of each person, then the second of each, and so on, so that nobody crowds others out."""
-    answers = [effect.considered(person, round.dataset_version) for person in people(round.project)]
     for turn in zip_longest(*answers):
         yield from (answer for answer in turn if answer)
 

@@ -350,6 +350,15 @@ def test_within_the_bound_everybody_has_a_turn(collecting, project, bob, monkeyp
     }
 
 
+def test_prompts_that_would_not_be_shown_are_not_answered_again(published, project, bob):
+    answers = effect.considered(bob, published.dataset_version)
+    newest = project.prompts.get(pk=answers[0].prompt)
+    create_comparison(project, newest, list(newest.completions.order_by("-id")[:2]))
+    found = [prompt.pk for prompt in followup.prompts_to_answer(published)]
+    others = dict.fromkeys(answer.prompt for answer in answers if answer.prompt != newest.pk)
+    assert found == sorted(list(others)[: followup.PROMPTS_EACH])
+
+
 def test_a_server_that_writes_candidates_is_not_asked_what_the_policy_says(published):
     LoopSettings.objects.update(
         overrides={"generate": TINY | {"server": "http://gpu7:8000/v1", "server_model_name": "big"}}
