@@ -54,6 +54,11 @@ class LoopSettingsAdmin(admin.ModelAdmin):
     list_select_related = ["project", "policy"]
     readonly_fields = ["project", "first_policy", "policy"]
 
+    def has_delete_permission(self, request: HttpRequest, obj: LoopSettings | None = None) -> bool:
+        """Without them the rounds of the project could not go on."""
+        wanted = super().has_delete_permission(request, obj)
+        return wanted and not (obj and obj.project.rounds.exists())
+
 
 @admin.register(Schedule)
 class ScheduleAdmin(ReadOnly):
