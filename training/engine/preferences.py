@@ -1,7 +1,6 @@
 """From rows of a preference file to what a reward model learns from: judgments with their preferences."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -52,19 +51,8 @@ class Judgment:
 def within_span(
     records: Sequence[PreferenceRecord | RankingRecord], span: tuple[float, float]
 ) -> list[PreferenceRecord | RankingRecord]:
-    """The rows whose prompt's hash lies in the span: at or above its low end, below its high end, 0 to 1.
-
-    The hash is of the prompt alone, so a prompt stays where it is however many rows come to it, and it is none
-    that a file may have been split by already.
-    """
-    low, high = span
-    return [record for record in records if low <= _place_of(record.key) < high]
-
-
-def _place_of(key: str) -> float:
-    """Where a prompt lies between 0 and 1."""
-    digest = hashlib.sha256(b"prompt_span\0" + key.encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:6]) / 2**48
+    """The rows whose prompts lie in the span."""
+    return [record for record in records if record.lies_within(span)]
 
 
 def encode(

@@ -1,5 +1,6 @@
 """The rows of the files that the engine reads and writes. Standard library and pydantic only."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,6 +69,16 @@ class PromptRecord(BaseModel):
     def key(self) -> str:
         """What makes two prompts the same: their messages."""
         return "\x1e".join(f"{message.role}\x1f{message.content}" for message in self.prompt)
+
+    def lies_within(self, span: tuple[float, float]) -> bool:
+        """Whether the prompt's hash lies in the span: at or above its low end, below its high end, 0 to 1.
+
+        The hash is of the prompt alone, so a prompt stays where it is however many rows come to it, and it is none
+        that a file may have been split by already.
+        """
+        digest = hashlib.sha256(b"prompt_span\0" + self.key.encode(errors="surrogatepass")).digest()
+        low, high = span
+        return low <= int.from_bytes(digest[:6]) / 2**48 < high
 
     @property
     def text(self) -> str:
