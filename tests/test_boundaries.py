@@ -32,8 +32,8 @@ def test_labeling_imports_neither_training_nor_torch():
     assert not wrong
 
 
-def test_training_takes_of_the_engine_only_config_and_records():
-    allowed = ("training.engine.config", "training.engine.records")
+def test_training_takes_of_the_engine_only_config_records_and_intervals():
+    allowed = ("training.engine.config", "training.engine.records", "training.engine.intervals")
     wrong = [
         (str(path), name)
         for path, name in imports("training")

@@ -5,10 +5,10 @@ All of it is of the person's own standing answers. `followup` has their candidat
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -29,13 +29,17 @@ from labeling.models import (
 )
 from labeling.rendering import render_markdown
 from labeling.views.mine import in_words
-from training.models import FreshAnswer, ModelVersion, Round, Score
+from training.engine.intervals import share_interval
+from training.engine.records import PromptRecord
+from training.models import FreshAnswer, ModelVersion, Round, RoundQuerySet, Score
 
 NEWEST_ANSWERS = 100  # of a person, that a round's reward model is asked about
-ROUNDS_SHOWN = 6
+OTHER_ROUNDS_SHOWN = 5
 DISAGREEMENTS_SHOWN = 5
 PROMPTS_SHOWN = 3
-Z = 1.96
+TRAIN, EVAL = "train", "eval"  # the splits of a dataset version
+WHOLE = (0.0, 1.0)
+NOT_GIVEN = "not_given"  # of train what a reward model was not given, since its prompts are another one's
 
 Pair = tuple[int, int]  # ids of two completions, the preferred one first
 Scores = Mapping[int, float]  # of completions, by their ids
@@ -64,14 +68,7 @@ class Agreement(NamedTuple):
 
     of: int
     share: float
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval, which does not shrink to a point where all answers agree."""
-        middle = (self.share + Z**2 / (2 * self.of)) / (1 + Z**2 / self.of)
-        spread = self.share * (1 - self.share) / self.of + Z**2 / (4 * self.of**2)
-        half = Z / (1 + Z**2 / self.of) * math.sqrt(spread)
-        return max(0.0, middle - half), min(1.0, middle + half)
+    interval: tuple[float, float]  # of 95 %: the fewer prompts the answers are to, the wider
 
     @property
     def percent(self) -> int:
@@ -105,24 +102,42 @@ class Told:
     answers: list[Answered]
     scored: list[Answered]  # those of them that the reward model was asked about
     scores: Scores
-    # By split, what the round's reward model agrees with, and the one before of the same answers.
-    now: dict[str, Agreement]
-    before: dict[str, Agreement] = field(default_factory=dict)
+
+    @cached_property
+    def now(self) -> dict[str, Agreement]:
+        """By split, how often the round's reward model agrees."""
+        return agreement(self.scored, self.scores)
+
+    @cached_property
+    def before(self) -> Agreement | None:
+        """How often the reward model before agrees with the same held-out answers.
+
+        Answers that the newer one learned from tell of no progress: the older one may have had to foresee them.
+        """
+        held_out = [answer for answer in self.scored if answer.split == EVAL]
+        earlier = round_before(self.round) if held_out else None
+        if earlier is None:
+            return None
+        theirs = agreement(held_out, scores_of(earlier.reward, held_out)).get(EVAL)
+        # A figure of other answers than these could not be held beside theirs.
+        return theirs if theirs and theirs.of == self.now[EVAL].of else None
 
     @property
     def unmeasured(self) -> str:
         """Why the reward model was not asked about the answers; empty where it was."""
-        round = self.round
+        round, Stage = self.round, Round.Stage
         if self.now:
             return ""
         if round.is_open:
             return _("The reward model is asked about your answers when the round is over.")
         if round.outcome == Round.Outcome.CANCELLED:
-            return _("The round was cancelled, so its reward model was not asked about your answers.")
-        if round.outcome == Round.Outcome.HALTED and round.stage != Round.Stage.POLICY_GATE:
+            return _("The round was cancelled, so its reward model is not held against your answers.")
+        if round.outcome == Round.Outcome.HALTED and round.stage == Stage.REWARD_GATE:
             return _("The reward model was not used, so it was not asked about your answers.")
+        if round.outcome == Round.Outcome.HALTED and round.stage != Stage.POLICY_GATE:
+            return _("No policy came of the round, so its reward model was not asked about your answers.")
         if round.afterwards != Round.Afterwards.OVER:
-            return _("The reward model is being asked about your answers. Look again in a few minutes.")
+            return _("The reward model is still to be asked about your answers. Look again later.")
         return _("The reward model was not asked about your answers.")
 
     @property
@@ -140,8 +155,14 @@ class Told:
     @property
     def shared(self) -> bool:
         """Whether its reward model was given a part of the training prompts only."""
-        span = self.round.reward.run.config.get("prompt_span") if self.round.reward.run else None
-        return span not in (None, [0.0, 1.0])
+        return span_of(self.round) != WHOLE
+
+
+class Fresh(NamedTuple):
+    """What a policy says to prompts that a person judged."""
+
+    answers: list[dict[str, Any]]
+    kept_back: bool  # There is something, but only to prompts about which the person may be asked.
 
 
 # What a version holds of a person
@@ -201,6 +222,22 @@ def learned(person: User, versions: Iterable[int]) -> dict[int, Learned]:
     }
 
 
+def span_of(round: Round) -> tuple[float, float]:
+    """From where to where the prompts lie that the round's reward model was given."""
+    run = round.reward.run
+    return tuple(run.config.get("prompt_span", WHOLE)) if run else WHOLE
+
+
+def as_given(answers: list[Answered], round: Round) -> list[Answered]:
+    """The answers, with those set apart that the round's reward model was not given although they trained another."""
+    span = span_of(round)
+    if span == WHOLE:
+        return answers
+    prompts = Prompt.objects.filter(pk__in={answer.prompt for answer in answers if answer.split == TRAIN})
+    outside = {prompt.pk for prompt in prompts if not PromptRecord(prompt=prompt.messages).lies_within(span)}
+    return [answer._replace(split=NOT_GIVEN) if answer.prompt in outside else answer for answer in answers]
+
+
 # Agreement: functions over plain values
 
 
@@ -220,11 +257,16 @@ def agreed(answer: Answered, scores: Scores) -> float | None:
 
 def agreement(answers: Iterable[Answered], scores: Scores) -> dict[str, Agreement]:
     """By split: answers that were learned from are easier than those that were held out."""
-    shares: dict[str, list[float]] = defaultdict(list)
+    found: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for answer in answers:
         if (share := agreed(answer, scores)) is not None:
-            shares[answer.split].append(share)
-    return {split: Agreement(len(found), sum(found) / len(found)) for split, found in shares.items()}
+            found[answer.split].append((share, answer.prompt))
+    return {split: _agreement(*zip(*rows, strict=True)) for split, rows in found.items()}
+
+
+def _agreement(shares: Sequence[float], prompts: Sequence[int]) -> Agreement:
+    share, (low, high) = share_interval(shares, prompts)
+    return Agreement(len(shares), share, (low, high))
 
 
 def against(answer: Answered, scores: Scores) -> float:
@@ -235,38 +277,49 @@ def against(answer: Answered, scores: Scores) -> float:
 # What a person is told
 
 
-def trained_rounds(project: Project, before: int | None) -> list[Round]:
-    """The newest rounds that trained a reward model, one more than are shown."""
-    rounds = Round.objects.filter(
-        project=project, reward__isnull=False, dataset_version__isnull=False
-    ).select_related("reward__run", "dataset_version")
+def newest_round(project: Project) -> Round | None:
+    """The newest of whose reward model people are told; where there is none, the newest that trained one."""
+    rounds = _trained(project)
+    return rounds.spoken_of().first() or rounds.first()
+
+
+def other_rounds(project: Project, newest: Round | None, before: int | None) -> list[Round]:
+    """The newest of the other rounds that are over, one more than are shown."""
+    rounds = _trained(project).exclude(outcome=Round.Outcome.OPEN)
+    if newest:
+        rounds = rounds.exclude(pk=newest.pk)
     if before:
         rounds = rounds.filter(number__lt=before)
-    return list(rounds.order_by("-number")[: ROUNDS_SHOWN + 1])
+    return list(rounds[: OTHER_ROUNDS_SHOWN + 1])
+
+
+def _trained(project: Project) -> RoundQuerySet:
+    """Rounds with a reward model, the newest first."""
+    rounds = Round.objects.filter(project=project, reward__isnull=False, dataset_version__isnull=False)
+    return rounds.select_related("reward__run", "dataset_version").order_by("-number")
 
 
 def round_before(round: Round) -> Round | None:
     """The one whose reward model this round's is held against."""
-    earlier = Round.objects.filter(project=round.project_id, number__lt=round.number, reward__isnull=False)
+    earlier = Round.objects.spoken_of().filter(project=round.project_id, number__lt=round.number)
     return earlier.select_related("reward__run").order_by("-number").first()
 
 
 def told(person: User, rounds: Sequence[Round]) -> list[Told]:
     """What each round did, in the order given."""
     counted = learned(person, {round.dataset_version_id for round in rounds})
-    return [_told(person, round, counted.get(round.dataset_version_id, Learned())) for round in rounds]
+    spoken_of = set(Round.objects.spoken_of().filter(pk__in=[round.pk for round in rounds]))
+    return [
+        _told(person, round, counted.get(round.dataset_version_id, Learned()), round in spoken_of)
+        for round in rounds
+    ]
 
 
-def _told(person: User, round: Round, counted: Learned) -> Told:
-    answers = considered(person, round.dataset_version)
-    scores = scores_of(round.reward, answers)
+def _told(person: User, round: Round, counted: Learned, spoken_of: bool) -> Told:
+    answers = as_given(considered(person, round.dataset_version), round)
+    scores = scores_of(round.reward, answers) if spoken_of else {}
     scored = [answer for answer in answers if agreed(answer, scores) is not None]
-    told = Told(round, counted, answers, scored, scores, agreement(scored, scores))
-    if scored and (before := round_before(round)):
-        theirs = agreement(scored, scores_of(before.reward, scored))
-        # A figure of other answers than these could not be held beside theirs.
-        told.before = {split: one for split, one in theirs.items() if one.of == told.now[split].of}
-    return told
+    return Told(round, counted, answers, scored, scores)
 
 
 def scores_of(version: ModelVersion, answers: Iterable[Answered]) -> Scores:
@@ -301,18 +354,19 @@ def may_be_asked(person: User, prompts: Iterable[int]) -> set[int]:
     return set(found.values_list("prompt", flat=True))
 
 
-def fresh_answers(person: User, policy: ModelVersion, answers: Iterable[Answered]) -> list[dict[str, Any]]:
+def fresh_answers(person: User, policy: ModelVersion | None, answers: Iterable[Answered]) -> Fresh:
     """What a policy says to prompts of these answers, beside what the person chose."""
     chosen: dict[int, int] = {}
     for answer in answers:
         chosen.setdefault(answer.prompt, answer.pairs[0][0])
-    free = chosen.keys() - may_be_asked(person, chosen)
-    found = FreshAnswer.objects.filter(model_version=policy, prompt__in=free)
+    found = FreshAnswer.objects.filter(model_version=policy, prompt__in=chosen)
     fresh = dict(found.values_list("prompt", "text"))
-    shown = list(islice((prompt for prompt in chosen if prompt in fresh), PROMPTS_SHOWN))
+    waiting = may_be_asked(person, fresh)
+    free = (prompt for prompt in chosen if prompt in fresh and prompt not in waiting)
+    shown = list(islice(free, PROMPTS_SHOWN))
     prompts = Prompt.objects.in_bulk(shown)
     completions = Completion.objects.in_bulk([chosen[prompt] for prompt in shown])
-    return [
+    rows = [
         {
             "prompt": prompts[prompt].text,
             "chosen": render_markdown(completions[chosen[prompt]].text),
@@ -320,3 +374,4 @@ def fresh_answers(person: User, policy: ModelVersion, answers: Iterable[Answered
         }
         for prompt in shown
     ]
+    return Fresh(rows, kept_back=bool(fresh and not rows))

@@ -8,6 +8,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from config.storage import local_path
 from labeling.answers import Better
 from labeling.assignment import next_for
 from labeling.judging import revise, withdraw
@@ -17,7 +18,9 @@ from labeling.repeats import repeat_of
 from labeling.selection import create_comparison
 from tests.training.rounds import answer_again, ask, loop_of, say, trained
 from training import effect
-from training.effect import Agreement, Answered, Learned
+from training.effect import Answered, Learned
+from training.engine.preferences import within_span
+from training.engine.records import PreferenceRecord, iterate_records
 from training.models import LoopSettings, Round
 
 SPLITS = ["train"] * 6 + ["eval"] * 3
@@ -50,14 +53,20 @@ def bobs(client, bob):
 
 
 def told(person, project):
-    return effect.told(person, effect.trained_rounds(project, None))
+    """Of every round that is over, the newest first."""
+    return effect.told(person, effect.other_rounds(project, None, None))
+
+
+def figures(agreement):
+    """Of each split, of how many answers which share."""
+    return {split: (one.of, one.share) for split, one in agreement.items()}
 
 
 # Functions over plain values
 
 
-def answer(split, *pairs):
-    return Answered(1, 1, 1, split, list(pairs))
+def answer(split, *pairs, prompt=1):
+    return Answered(1, 1, prompt, split, list(pairs))
 
 
 def test_an_answer_is_agreed_with_where_the_preferred_one_scores_higher():
@@ -75,16 +84,20 @@ def test_held_out_answers_are_counted_apart_from_those_learned_from():
     scores = {1: 2.0, 2: 1.0}
     right, wrong = (1, 2), (2, 1)
     answers = [answer("train", right)] * 3 + [answer("train", wrong), answer("eval", wrong)]
-    assert effect.agreement(answers, scores) == {"train": Agreement(4, 0.75), "eval": Agreement(1, 0.0)}
+    assert figures(effect.agreement(answers, scores)) == {"train": (4, 0.75), "eval": (1, 0.0)}
 
 
 @pytest.mark.parametrize(
-    ("right", "of", "interval"),
-    # Wilson's, from the table in Newcombe, Statistics in Medicine 17 (1998), and the closed form 1 / (1 + z² / n).
-    [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0.0, 0.1611)), (5, 5, (0.5655, 1.0))],
+    ("prompts", "lowest"),
+    # Wilson's lower bound of n that all agree is 1 / (1 + z² / n); n is how many prompts there are.
+    [(20, 0.8389), (4, 0.5101), (1, 0.2065)],
 )
-def test_the_interval_is_wilsons(right, of, interval):
-    assert Agreement(of, right / of).interval == pytest.approx(interval, abs=1e-4)
+def test_answers_to_one_prompt_say_less_than_as_many_to_several(prompts, lowest):
+    answers = [answer("eval", (1, 2), prompt=number % prompts) for number in range(20)]
+    found = effect.agreement(answers, {1: 2.0, 2: 1.0})["eval"]
+    assert (found.of, found.share) == (20, 1.0)
+    assert found.interval == pytest.approx((lowest, 1.0), abs=1e-4)
+    assert (found.low, found.high, found.width) == (round(100 * lowest), 100, 100 - round(100 * lowest))
 
 
 # What is told
@@ -111,16 +124,61 @@ def test_a_ranking_is_one_answer_and_several_preferences(project, bob):
     assert [len(answer.pairs) for answer in one.answers] == [6]
 
 
-def test_the_new_reward_model_stands_beside_the_one_before_on_the_same_answers(project, bob, asked):
+def test_the_new_reward_model_stands_beside_the_one_before_on_the_same_held_out_answers(project, bob, asked):
     say(bob, project, "kind")
     first = trained(project, likes_short)
     trained(project, likes_kind)
     newest, oldest = told(bob, project)
-    assert newest.now == {"train": Agreement(6, 1.0), "eval": Agreement(3, 1.0)}
-    assert newest.before == oldest.now == {"train": Agreement(6, 0.0), "eval": Agreement(3, 0.0)}
-    assert oldest.before == {}
+    assert figures(newest.now) == {"train": (6, 1.0), "eval": (3, 1.0)}
+    assert figures(oldest.now) == {"train": (6, 0.0), "eval": (3, 0.0)}
+    assert newest.before == oldest.now["eval"]
+    assert oldest.before is None
     first.reward.scores.filter(completion__prompt=asked[-1].prompt).delete()
-    assert "eval" not in told(bob, project)[0].before, "a figure of fewer answers is not held beside it"
+    assert told(bob, project)[0].before is None, "a figure of fewer answers is not held beside it"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"outcome": "halted", "stage": "reward_gate"},
+        {"outcome": "halted", "stage": "policy"},
+        {"outcome": "cancelled", "stage": "policy"},
+    ],
+)
+def test_a_reward_model_that_was_not_used_is_held_against_nothing(project, bob, asked, fields):
+    say(bob, project, "kind")
+    used = trained(project, likes_short)
+    left_out = trained(project, likes_kind, **fields)
+    newest = trained(project, likes_kind)
+    assert effect.round_before(newest) == used
+    _, its_own, _ = told(bob, project)
+    assert its_own.round == left_out and its_own.now == {} and its_own.unmeasured
+    refused = trained(project, likes_kind, outcome="halted", stage="policy_gate")
+    assert effect.round_before(trained(project)) == refused, "of its policy alone was nothing used"
+
+
+def test_what_a_reward_model_was_not_given_is_none_of_what_it_learned_from(project, bob, asked, bobs):
+    ask(project, ["train"] * 10)
+    say(bob, project, "kind")
+    round = trained(project, likes_kind)
+    assert "Answers that it was not given" not in bobs()
+    span = [0.4, 1.0]
+    round.reward.run = round.runs.create(
+        project=project,
+        method="reward",
+        status="done",
+        config={"prompt_span": span},
+        finished_at=round.finished_at,
+    )
+    round.reward.save()
+    rows = list(iterate_records(local_path(round.dataset_version.train_file), PreferenceRecord))
+    given = len(within_span(rows, span))
+    assert 0 < given < len(rows) == 16
+    (one,) = told(bob, project)
+    assert figures(one.now) == {"train": (given, 1.0), "not_given": (16 - given, 1.0), "eval": (3, 1.0)}
+    assert one.learned == Learned(16, 3, 16), "the other reward model is of the round, too"
+    page = bobs()
+    assert "Answers that it was not given" in page and "was given a different part" in page
 
 
 def test_only_standing_answers_with_a_winner_are_considered(project, bob, asked):
@@ -178,11 +236,11 @@ def test_a_fresh_answer_stands_beside_what_the_person_chose(project, bob, asked,
     answer_again(trained(project), "**Fresh** <script>alert(1)</script>")
     (one,) = told(bob, project)
     found = effect.fresh_answers(bob, project.loop_settings.policy, one.answers)
-    assert len(found) == effect.PROMPTS_SHOWN
-    assert {row["prompt"] for row in found} == {
+    assert len(found.answers) == effect.PROMPTS_SHOWN
+    assert {row["prompt"] for row in found.answers} == {
         comparison.prompt.text for comparison in asked[-effect.PROMPTS_SHOWN :]
     }
-    assert all("A kind answer." in row["chosen"] for row in found)
+    assert all("A kind answer." in row["chosen"] for row in found.answers)
     page = bobs()
     assert "<strong>Fresh</strong>" in page
     assert "<script>alert" not in page
@@ -199,7 +257,7 @@ def test_no_fresh_answer_to_a_prompt_about_which_the_person_may_be_asked(project
     if held:
         assert next_for(bob, project)
     (one,) = told(bob, project)
-    shown = [row["prompt"] for row in effect.fresh_answers(bob, round.new_policy, one.answers)]
+    shown = [row["prompt"] for row in effect.fresh_answers(bob, round.new_policy, one.answers).answers]
     assert len(shown) == effect.PROMPTS_SHOWN
     assert newest.text not in shown
 
@@ -213,7 +271,8 @@ def test_nothing_is_told_of_what_a_person_is_asked_again(project, bob, asked, bo
     others = {judgment.comparison.prompt.text for judgment in given} - again
     (one,) = told(bob, project)
     assert {row["prompt"] for row in effect.disagreements(bob, one)} == others
-    assert {row["prompt"] for row in effect.fresh_answers(bob, one.round.new_policy, one.answers)} < others
+    fresh = effect.fresh_answers(bob, one.round.new_policy, one.answers)
+    assert {row["prompt"] for row in fresh.answers} < others
     for judgment in given[: -effect.DISAGREEMENTS_SHOWN]:
         repeat_of(judgment)
     page = bobs()
@@ -247,7 +306,7 @@ def test_a_comparison_that_waits_for_others_hides_nothing_from_who_answered_it(p
     round = trained(project)
     answer_again(round)
     (one,) = told(bob, project)
-    assert len(effect.fresh_answers(bob, round.new_policy, one.answers)) == 1
+    assert len(effect.fresh_answers(bob, round.new_policy, one.answers).answers) == 1
 
 
 def test_what_the_policy_says_is_that_of_the_policy_in_use(project, bob, asked, bobs):
@@ -258,6 +317,26 @@ def test_what_the_policy_says_is_that_of_the_policy_in_use(project, bob, asked, 
     LoopSettings.objects.update(policy=Round.objects.get(number=1).new_policy)
     page = bobs()
     assert "By the first" in page and "By the second" not in page
+
+
+def test_without_a_fresh_answer_the_page_says_why(project, bob, asked, bobs):
+    given = say(bob, project, "kind")
+    first = trained(project, likes_kind, afterwards="answers")
+    assert "The new policy is still to be asked. Look again later." in bobs()
+    LoopSettings.objects.update(policy=project.loop_settings.first_policy)
+    assert "The policy in use was not asked about your prompts." in bobs(), "it was rolled back meanwhile"
+    LoopSettings.objects.update(policy=first.new_policy)
+    Round.objects.update(afterwards="over")
+    assert "The policy in use was not asked about your prompts." in bobs()
+    answer_again(first)
+    for judgment in given:
+        repeat_of(judgment)
+    assert "about which you are not to be asked again for now" in bobs()
+    second = trained(project, likes_kind, outcome="", stage="policy")
+    LoopSettings.objects.update(policy=project.loop_settings.first_policy)
+    assert "The new policy is asked once it is in use." in bobs()
+    Round.objects.filter(pk=second.pk).update(outcome="halted", stage="policy_gate", afterwards="scores")
+    assert "The policy in use was not asked about your prompts." in bobs()
 
 
 # The page
@@ -301,31 +380,63 @@ def test_the_newest_round_is_the_headline_and_those_before_stand_below(project, 
     assert "Of the 6 choices between two answers that it learned from, 6 are yours." in page
     assert "3 more of your answers were held out" in page
     assert "The reward model before agrees with 0% of the same answers." in page
+    assert page.count("The reward model before agrees") == 1, "recall is no progress over foresight"
     assert "it lies between 44% and 100%" in page, "of three answers"
     assert "It disagrees with none of these answers" in page
     assert "agrees with 0% of 3 held-out answers (0% to 56%)" in page, "the first round, among those before"
 
 
 def test_older_rounds_are_a_page_further(project, bob, asked, bobs, monkeypatch):
-    monkeypatch.setattr(effect, "ROUNDS_SHOWN", 2)
+    monkeypatch.setattr(effect, "OTHER_ROUNDS_SHOWN", 2)
     say(bob, project, "kind")
-    for _ in range(4):
+    for _ in range(5):
         trained(project, likes_kind)
     page = bobs()
-    assert "Round 4 learned" in page and "?before=3" in page
+    assert "Round 5 learned" in page and "?before=3" in page
     page = bobs(before="3")
     assert "<h3>Round 2</h3>" in page and "<h3>Round 1</h3>" in page
     assert "<h3>Round 3</h3>" not in page and "?before" not in page
     for nonsense in ("x", "9" * 40, "-1"):
-        assert "Round 4 learned" in bobs(before=nonsense)
+        assert "Round 5 learned" in bobs(before=nonsense)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"outcome": "", "stage": "policy", "afterwards": "scores"},
+        {"outcome": "halted", "stage": "policy", "afterwards": "scores"},
+        {"outcome": "cancelled", "stage": "policy", "afterwards": "scores"},
+    ],
+)
+def test_a_round_without_figures_does_not_take_the_place_of_one_that_has_them(
+    project, bob, asked, bobs, fields
+):
+    say(bob, project, "kind")
+    trained(project, likes_short)
+    trained(project, **fields)
+    page = bobs()
+    assert "<h1>Round 1 learned from 6 of your answers</h1>" in page
+    assert "Where it disagrees with you most" in page
+    assert ("Round 2 is training now." in page) is (fields["outcome"] == "")
+    assert ("<h3>Round 2</h3>" in page) is (fields["outcome"] != "")
+
+
+def test_a_project_whose_settings_were_deleted_has_the_page_all_the_same(project, bob, asked, bobs):
+    say(bob, project, "kind")
+    answer_again(trained(project, likes_kind))
+    LoopSettings.objects.all().delete()
+    page = bobs()
+    assert "Round 1 learned from 6 of your answers" in page
+    assert "No model is trained in this project" not in page
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"outcome": "", "stage": "policy"}, "is asked about your answers when the round is over"),
-        ({"afterwards": "scores"}, "is being asked about your answers"),
+        ({"afterwards": "scores"}, "is still to be asked about your answers"),
         ({"outcome": "halted", "stage": "reward_gate"}, "was not used, so it was not asked"),
+        ({"outcome": "halted", "stage": "policy"}, "No policy came of the round"),
         ({"outcome": "cancelled", "stage": "policy"}, "The round was cancelled"),
         ({}, "The reward model was not asked about your answers."),
     ],

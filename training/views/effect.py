@@ -22,10 +22,12 @@ def show(request: HttpRequest, slug: str) -> HttpResponse:
     settings = settings_of(project)
     before = request.GET.get("before", "")
     number = int(before) if before.isdecimal() and len(before) < 10 else None
-    rounds = effect.trained_rounds(project, number)
-    shown = rounds[: effect.ROUNDS_SHOWN]
-    told = effect.told(request.user, shown)
-    newest = told[0] if told and number is None else None
+    newest_round = None if number else effect.newest_round(project)
+    rounds = effect.other_rounds(project, newest_round, number)
+    shown = rounds[: effect.OTHER_ROUNDS_SHOWN]
+    told = effect.told(request.user, [newest_round, *shown] if newest_round else shown)
+    newest = told.pop(0) if newest_round else None
+    policy = settings.policy if settings else None
     context = {
         "project": project,
         "role": membership(request.user, project).role,
@@ -33,8 +35,8 @@ def show(request: HttpRequest, slug: str) -> HttpResponse:
         "open_round": loop.open_round(project),
         "newest": newest,
         "disagreements": effect.disagreements(request.user, newest) if newest else [],
-        "fresh": effect.fresh_answers(request.user, settings.policy, newest.answers) if newest else [],
-        "earlier": told[1:] if newest else told,
+        "fresh": effect.fresh_answers(request.user, policy, newest.answers) if newest else None,
+        "others": told,
         "older": shown[-1].number if len(rounds) > len(shown) else None,
     }
     return render(request, "training/effect.html", context)
