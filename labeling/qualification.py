@@ -41,6 +41,15 @@ class NoAttemptLeft(Exception):
     """The person has tried as often as the project allows."""
 
 
+class QuestionGone(Exception):
+    """Somebody else has removed or replaced the question in the meantime."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Somebody has removed or changed this question in the meantime. Nothing was changed."
+        )
+
+
 # What managers put into it
 
 
@@ -86,7 +95,7 @@ def add_questions(
     project: Project, questions: Sequence[QualificationQuestion], by: User | None = None
 ) -> None:
     """Put questions behind those that are there. Raises ValidationError where they become too many."""
-    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+    _hold_order(project.pk)
     standing = project.questions.standing()
     if standing.count() + len(questions) > MAX_QUESTIONS:
         raise ValidationError(f"A round has at most {MAX_QUESTIONS} questions.")
@@ -98,27 +107,41 @@ def add_questions(
 
 @transaction.atomic
 def replace_question(old: QualificationQuestion, new: QualificationQuestion, by: User) -> None:
-    """Let another question stand in the place of one; what was said to the old one stays with it."""
-    remove_question(old)
+    """Let another question stand in the place of one; what was said to the old one stays with it.
+
+    Raises QuestionGone if it stands no more, so that a form that is sent twice makes one question.
+    """
+    _hold_order(old.project_id)
+    if not remove_question(old):
+        raise QuestionGone
+    old.refresh_from_db(fields=["position"])
     new.position, new.created_by = old.position, by
     new.save()
 
 
-def remove_question(question: QualificationQuestion) -> None:
-    """Ask it no more. Who passed has passed, and attempts under way go on with it."""
-    QualificationQuestion.objects.filter(pk=question.pk, removed_at=None).update(removed_at=Now())
+def remove_question(question: QualificationQuestion) -> bool:
+    """Ask it no more. Who passed has passed, and attempts under way go on with it. Returns whether it stood."""
+    standing = QualificationQuestion.objects.filter(pk=question.pk, removed_at=None)
+    return bool(standing.update(removed_at=Now()))
 
 
 @transaction.atomic
 def move_question(question: QualificationQuestion, by: int) -> None:
-    """Ask a question one place sooner (-1) or later (1); at the ends nothing changes."""
-    Project.objects.select_for_update(no_key=True).get(pk=question.project_id)
+    """Ask a question one place sooner (-1) or later (1); at the ends nothing changes. Raises QuestionGone."""
+    _hold_order(question.project_id)
     order = list(QualificationQuestion.objects.filter(project=question.project_id).standing())
+    if question not in order:
+        raise QuestionGone
     here = order.index(question)
     there = min(max(here + by, 0), len(order) - 1)
     order.insert(there, order.pop(here))
     for position, each in enumerate(order, start=1):
         QualificationQuestion.objects.filter(pk=each.pk).update(position=position)
+
+
+def _hold_order(project_id: int) -> None:
+    """Let nobody else put questions into their places until the transaction ends."""
+    Project.objects.select_for_update(no_key=True).get(pk=project_id)
 
 
 def asked(project: Project) -> list[QualificationQuestion]:
@@ -201,12 +224,13 @@ def decide(member: Membership, decision: str, by: User) -> None:
 
 @transaction.atomic
 def begin(member: Membership) -> QualificationAttempt:
-    """Begin an attempt, or go on with the one under way. Raises NoAttemptLeft."""
+    """Begin an attempt, or go on with the one under way. Raises NoAttemptLeft, also where no question is left."""
     member = Membership.objects.select_for_update(no_key=True).get(pk=member.pk)
     standing = standing_of(member)
     if standing.open:
         return standing.attempt
-    if not standing.needed or not standing.left:
+    questions = asked(member.project)
+    if not standing.needed or not standing.left or not questions:
         raise NoAttemptLeft(_("There is no attempt left for you."))
     attempt = QualificationAttempt.objects.create(member=member, number=member.attempts.count() + 1)
     QualificationAnswer.objects.bulk_create(
@@ -216,7 +240,7 @@ def begin(member: Membership) -> QualificationAttempt:
             place=place,
             sides=_chance.sample(range(len(question.answers)), len(question.answers)),
         )
-        for place, question in enumerate(asked(member.project))
+        for place, question in enumerate(questions)
     )
     return attempt
 

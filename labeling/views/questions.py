@@ -72,8 +72,14 @@ def change(request: HttpRequest, slug: str, question: int) -> HttpResponse:
     old = standing_question(project, question)
     form = QuestionForm(request.POST) if request.method == "POST" else QuestionForm.of(old)
     if request.method == "POST" and form.is_valid() and (fresh := form.build(project, old.messages[:-1])):
-        acts.replace_question(old, fresh, request.user)
-        messages.success(request, "Changed for attempts that begin from now on. Who has passed has passed.")
+        try:
+            acts.replace_question(old, fresh, request.user)
+        except acts.QuestionGone as gone:
+            messages.error(request, str(gone))
+        else:
+            messages.success(
+                request, "Changed for attempts that begin from now on. Who has passed has passed."
+            )
         return redirect("labeling:questions", slug)
     before = rendered(old.messages[:-1], [])["messages"]
     context = {"project": project, "role": MANAGER, "form": form, "question": old, "before": before}
@@ -84,7 +90,11 @@ def change(request: HttpRequest, slug: str, question: int) -> HttpResponse:
 @login_required
 def move(request: HttpRequest, slug: str, question: int) -> HttpResponse:
     project = access_project(request.user, slug, MANAGER)
-    acts.move_question(standing_question(project, question), -1 if request.POST.get("to") == "up" else 1)
+    moved = standing_question(project, question)
+    try:
+        acts.move_question(moved, -1 if request.POST.get("to") == "up" else 1)
+    except acts.QuestionGone as gone:
+        messages.error(request, str(gone))
     return redirect("labeling:questions", slug)
 
 

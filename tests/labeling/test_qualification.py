@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import IntegrityError, connection, transaction
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from labeling import qualification as acts
 from labeling.assignment import next_for
@@ -24,6 +25,7 @@ from labeling.models import (
 from labeling.qualification import (
     NoAttemptLeft,
     NotQualified,
+    QuestionGone,
     add_questions,
     answer,
     begin,
@@ -151,6 +153,20 @@ def test_a_question_that_cannot_be_answered_rightly_is_not_asked(project, bobs, 
     assert begin(bobs).answers.count() == 5
 
 
+def test_a_round_whose_last_question_goes_while_it_begins_does_not_begin(
+    project, bobs, round_of_five, monkeypatch
+):
+    def asked_and_removed(project, asked=acts.asked):
+        found = asked(project)
+        QualificationQuestion.objects.update(removed_at=timezone.now())
+        return found
+
+    monkeypatch.setattr(acts, "asked", asked_and_removed)
+    with pytest.raises(NoAttemptLeft):
+        begin(bobs)
+    assert not QualificationAttempt.objects.exists()
+
+
 # What is said
 
 
@@ -274,6 +290,42 @@ def test_questions_are_asked_in_the_order_that_managers_give(project, round_of_f
     assert order() == list("10234")
     move_question(second, 1)
     assert order() == list("01234")
+
+
+def test_a_question_is_replaced_once(project, alice, round_of_five):
+    old, last = round_of_five[1], round_of_five[4]
+    stale = QualificationQuestion.objects.get(pk=old.pk)
+    move_question(old, -1)
+    replace_question(stale, make(project, 99), alice)
+    with pytest.raises(QuestionGone):
+        replace_question(stale, make(project, 99), alice)
+    with pytest.raises(QuestionGone):
+        move_question(stale, 1)
+    standing = [question.messages[0]["content"] for question in project.questions.standing()]
+    assert standing == [f"Question {number}?" for number in (99, 0, 2, 3, 4)]
+    assert remove_question(last) and not remove_question(last)
+
+
+def test_the_page_says_that_a_question_went_in_the_meantime(
+    client, project, alice, round_of_five, monkeypatch
+):
+    old = round_of_five[0]
+    # As it is read by a request that another one overtakes.
+    monkeypatch.setattr("labeling.views.questions.standing_question", lambda project, pk: old)
+    remove_question(old)
+    client.force_login(alice)
+    base = f"/p/{project.slug}/questions/{old.pk}/"
+    sent = {
+        "prompt": "Which?",
+        "answer_a": "One.",
+        "answer_b": "Two.",
+        "right": ["a"],
+        "explanation": "*So*.",
+    }
+    for path, values in ((base, sent), (f"{base}move/", {"to": "up"})):
+        page = client.post(path, values, follow=True).content.decode()
+        assert "Somebody has removed or changed this question in the meantime." in page
+    assert project.questions.standing().count() == 4
 
 
 def lines(*rows):
