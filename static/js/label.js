@@ -5,7 +5,7 @@ import { Better } from "./better.js";
 import { Drafts } from "./drafts.js";
 import { actOf, place } from "./keys.js";
 import { Outbox, newKey, post } from "./outbox.js";
-import { Ranking } from "./ranking.js";
+import { Ranking, drawNoRanking } from "./ranking.js";
 import { focusOn, nextUnrated, rateByKey, ratingsOf, showRatings } from "./ratings.js";
 import { followSides, offerDifferences, showSide, toggleApart, toggleDifferences, turnSide } from "./sides.js";
 import { say, sayWithLink, saySignedOut } from "./status.js";
@@ -82,15 +82,15 @@ function parse(html) {
 function show(article) {
   // What was open belongs to another comparison; what was typed there is kept already.
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
-  const hadFocus = stage.contains(document.activeElement) && document.activeElement !== stage;
+  const hadFocus = holdsFocus();
   current = article;
   stage.replaceChildren(...(article ? [article] : []));
   drawEmpty(article ? null : "coming");
-  ranking = null;
+  ranking = article && Number(article.dataset.candidates) > 2 ? new Ranking(article, asks) : null;
+  if (!ranking) drawNoRanking();
   shownAt = performance.now();
   hiddenMs = 0;
   if (article) {
-    if (Number(article.dataset.candidates) > 2) ranking = new Ranking(article, asks);
     for (const group of document.querySelectorAll(".verdicts")) {
       group.hidden = (group.dataset.kind === "ranking") !== Boolean(ranking);
     }
@@ -106,7 +106,12 @@ function show(article) {
   offerDifferences(article);
   drawDraft();
   scrollTo(0, 0);
-  if (hadFocus) stage.focus({ preventScroll: true });
+  // What had the focus may have gone with the comparison; keys and screen readers go on from the stage.
+  if (hadFocus && !holdsFocus()) stage.focus({ preventScroll: true });
+}
+
+function holdsFocus() {
+  return document.activeElement !== document.body && document.activeElement.checkVisibility();
 }
 
 // Without a comparison the stage says why: on its way, nothing left, or no connection.

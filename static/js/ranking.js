@@ -1,7 +1,19 @@
 // A ranking of three or more in the making: numbers in order of preference, "=" ties the next with the one before.
 
-import { drawStrip } from "./strip.js";
+import { drawStrip, emptyStrip } from "./strip.js";
 import { words } from "./words.js";
+
+const told = document.querySelector("[data-order]"); // the order in words
+const tied = document.querySelector("[data-do=tied]");
+const send = document.querySelector("[data-do=send]");
+
+// No ranking is on screen: the bar holds nothing of the one before.
+export function drawNoRanking() {
+  told.textContent = "";
+  emptyStrip();
+  tied.setAttribute("aria-pressed", "false");
+  send.disabled = true;
+}
 
 export class Ranking {
   // asks: whether answers may be left out (partial), and whether all may be on one level (ties).
@@ -77,10 +89,10 @@ export class Ranking {
   }
 
   draw() {
-    document.querySelector("[data-order]").textContent = this.words;
+    told.textContent = this.words;
     drawStrip(this);
-    document.querySelector("[data-do=tied]").setAttribute("aria-pressed", this.tieNext);
-    document.querySelector("[data-do=send]").disabled = !this.sendable;
+    tied.setAttribute("aria-pressed", this.tieNext);
+    send.disabled = !this.sendable;
     for (const pick of this.article.querySelectorAll("[data-pick]")) {
       const place = this.order.findIndex((group) => group.includes(Number(pick.dataset.pick)));
       pick.setAttribute("aria-pressed", place >= 0);

@@ -23,7 +23,15 @@ export function drawStrip(shown) {
   const placed = ranking.order.flat();
   tray.replaceChildren(...ranking.letters.flatMap((_, side) => (placed.includes(side) ? [] : chip(side))));
   hint.hidden = placed.length > 0;
-  if (focused) strip.querySelector(`[data-pick="${focused}"]`).focus();
+  if (focused) strip.querySelector(`[data-pick="${focused}"]`)?.focus(); // another comparison may have fewer
+}
+
+export function emptyStrip() {
+  ranking = null;
+  drag = null;
+  levels.replaceChildren();
+  tray.replaceChildren();
+  hint.hidden = true;
 }
 
 function level(chips) {

@@ -159,3 +159,44 @@ def test_eight_chips_fit_a_narrow_phone(desk, pairs):
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
     answer = page.locator("#stage .answer").first.bounding_box()
     assert answer["y"] + answer["height"] <= page.locator(".bar").bounding_box()["y"]
+
+
+def test_a_chip_that_the_next_comparison_lacks_leaves_the_focus_to_the_answers(
+    desk, pairs, judged, until, faults
+):
+    for candidates in (["one", "two", "three", "four"], ["one", "two", "three"], ["one", "two"]):
+        pairs(1, candidates)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    page.keyboard.press("c")
+    page.keyboard.type("Because of the first.")
+    page.keyboard.press("Control+Enter")
+    page.keyboard.type("1234")
+    chip(page, "D").focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    expect(page.locator("#stage")).to_be_focused()
+    expect(page.get_by_role("button", name="Say why")).to_have_attribute("aria-pressed", "false")
+    page.keyboard.type("321")
+    chip(page, "A").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#stage")).to_be_focused()
+    page.keyboard.press("1")
+    until(lambda: len(judged()) == 3)
+    assert [one.reason for one in judged()] == ["Because of the first.", "", ""]
+    assert faults == []
+
+
+def test_after_the_last_order_the_bar_holds_nothing_of_it(desk, pairs, judged, until, faults):
+    pairs(1, candidates=("one", "two", "three"))
+    page = desk()
+    page.keyboard.type("31=2")
+    page.keyboard.press("Enter")
+    until(lambda: len(judged()) == 1)
+    expect(page.locator(".strip .chip")).to_have_count(0)
+    expect(page.locator("[data-order]")).to_be_empty()
+    expect(page.get_by_role("button", name="Send this order")).to_be_disabled()
+    pairs(1, candidates=("one", "two", "three", "four"))
+    page.get_by_role("button", name="Look again now").click()
+    expect(page.locator(".strip .tray .chip")).to_have_count(4)
+    assert faults == []
