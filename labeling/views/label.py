@@ -100,15 +100,18 @@ def answered(user: User, project: Project, assignment: str) -> Judgment:
 
 
 def said_before(judgment: Judgment) -> dict[str, Any]:
-    """A standing answer as a draft of the next: what was said beside the verdict, by the places on screen."""
+    """A standing answer as a draft of the next, by the places on screen: what was said beside the verdict, and the
+    order of three or more."""
     sides = judgment.assignment.sides
     edit = getattr(judgment, "edit", None)
     candidates = {row.completion_id: row.position for row in judgment.comparison.candidates.all()}
+    order = judgment.ranking or [] if len(sides) > 2 else []
     return {
         "assignment": judgment.assignment_id,
         "draft": {
             "reason": judgment.reason,
             "tags": judgment.reason_tags,
+            "order": [sorted(sides.index(position) for position in level) for level in order],
             "ratings": {
                 name: [given[position] for position in sides] for name, given in judgment.ratings.items()
             },

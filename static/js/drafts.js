@@ -1,10 +1,10 @@
-// What a person has begun to say of a comparison beside the verdict: kept in the browser until the answer has
-// arrived, so that neither a reload nor a login in between loses it.
+// What a person has begun to say of a comparison, the order of a ranking and all beside the verdict: kept in the
+// browser until the answer has arrived, so that neither a reload nor a login in between loses it.
 
-const EMPTY = { reason: "", tags: [], ratings: {}, edit: null };
+const EMPTY = { reason: "", tags: [], ratings: {}, edit: null, order: [] };
 
-function saysNothing({ reason, tags, ratings, edit }) {
-  return !reason && !tags.length && !edit && !Object.keys(ratings).length;
+function saysNothing({ reason, tags, ratings, edit, order }) {
+  return !reason && !tags.length && !edit && !order.length && !Object.keys(ratings).length;
 }
 
 export class Drafts {

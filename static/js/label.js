@@ -86,7 +86,7 @@ function show(article) {
   current = article;
   stage.replaceChildren(...(article ? [article] : []));
   drawEmpty(article ? null : "coming");
-  ranking = article && Number(article.dataset.candidates) > 2 ? new Ranking(article, asks) : null;
+  ranking = article && Number(article.dataset.candidates) > 2 ? rankingOf(article) : null;
   if (!ranking) drawNoRanking();
   shownAt = performance.now();
   hiddenMs = 0;
@@ -108,6 +108,10 @@ function show(article) {
   scrollTo(0, 0);
   // What had the focus may have gone with the comparison; keys and screen readers go on from the stage.
   if (hadFocus && !holdsFocus()) stage.focus({ preventScroll: true });
+}
+
+function rankingOf(article) {
+  return new Ranking(article, asks, drafts.read(id(article)).order, (order) => drafts.change(id(article), { order }));
 }
 
 function holdsFocus() {

@@ -16,28 +16,35 @@ export function drawNoRanking() {
 }
 
 export class Ranking {
-  // asks: whether answers may be left out (partial), and whether all may be on one level (ties).
-  constructor(article, asks) {
+  // asks: whether answers may be left out (partial), and whether all may be on one level (ties). order: groups of
+  // sides, best first, as it was left. changed(order): called with each other one.
+  constructor(article, asks, order, changed) {
     this.article = article;
     this.asks = asks;
+    this.changed = changed;
     this.letters = [...article.querySelectorAll(".answer .badge")].map((badge) => badge.textContent);
-    this.clear();
+    this.order = order;
+    this.tieNext = false;
+    this.draw();
+  }
+
+  put(order) {
+    this.order = order;
+    this.tieNext = false;
+    this.changed(order);
+    this.draw();
   }
 
   clear() {
-    this.order = []; // groups of sides, best first
-    this.tieNext = false;
-    this.draw();
+    this.put([]);
   }
 
   // Put a side at the end, or take it out again.
   pick(side) {
     const { order } = this;
-    if (order.flat().includes(side)) this.order = this.without(side);
-    else if (this.tieNext && order.length) this.order = [...order.slice(0, -1), [...order.at(-1), side]];
-    else this.order = [...order, [side]];
-    this.tieNext = false;
-    this.draw();
+    if (order.flat().includes(side)) this.put(this.without(side));
+    else if (this.tieNext && order.length) this.put([...order.slice(0, -1), [...order.at(-1), side]]);
+    else this.put([...order, [side]]);
   }
 
   tie() {
@@ -55,9 +62,7 @@ export class Ranking {
     const at = rest.findIndex((group) => group.includes(other));
     if (how === "with") rest[at] = [...rest[at], side];
     else if (how !== "out") rest.splice(how === "after" ? at + 1 : Math.max(0, at), 0, [side]);
-    this.order = rest;
-    this.tieNext = false;
-    this.draw();
+    this.put(rest);
   }
 
   // One step towards the best (-1) or away from it (1): out of a tie, into the next level, or out of the tray and back.

@@ -279,6 +279,54 @@ def test_what_waits_is_sent_from_the_qualification_round_too(desk, pairs, judged
     assert [one.assignment_id for one in judged()] == [answered]
 
 
+def test_a_login_that_ends_keeps_the_order_in_the_making(desk, pairs, judged, bob, until):
+    pairs(2, candidates="abcdefgh")
+    page = desk()
+    page.keyboard.type("83=2")
+    first = shown(page)
+    Session.objects.all().delete()
+    page.keyboard.press("e")  # a better answer starts from the server's text
+    page.keyboard.type("1")
+    page.get_by_role("link", name="Sign in again").click()
+    page.get_by_label("Name or e-mail address").fill(bob.username)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.locator("[data-order]")).to_contain_text("H > C = B > A")
+    assert shown(page) == first
+    page.keyboard.type("4567")
+    page.keyboard.press("Enter")
+    until(lambda: len(judged()) == 1)
+    sides = judged()[0].assignment.sides
+    order = [[7], [2, 1], [0], [3], [4], [5], [6]]
+    assert judged()[0].ranking == [sorted(sides[place] for place in level) for level in order]
+
+
+def test_an_order_taken_back_is_there_again(desk, pairs, judged, until):
+    pairs(3, candidates=("one", "two", "three"))
+    page = desk()
+    order = page.locator("[data-order]")
+    page.keyboard.type("31=2")
+    page.keyboard.press("Enter")
+    until(lambda: len(judged()) == 1)
+    expect(order).to_have_text("Pick the answers, best first.")
+    page.keyboard.press("z")
+    expect(order).to_contain_text("C > A = B")
+    until(lambda: judged() == [])
+    page.reload()
+    expect(order).to_contain_text("C > A = B")
+    page.keyboard.press("Enter")
+    until(lambda: len(judged()) == 1)
+    said = judged()[0].ranking
+    page.reload()
+    expect(order).to_have_text("Pick the answers, best first.")
+    page.keyboard.press("z")  # from the server this time
+    expect(order).to_contain_text("C > A = B")
+    page.keyboard.press("Enter")
+    until(lambda: [one.ranking for one in judged()] == [said] and Judgment.objects.count() == 3)
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("Object.keys(localStorage).filter((key) => key.includes(':')).length") == 0
+
+
 def test_two_tabs_on_one_comparison_store_one_answer_and_say_so(desk, pairs, judged, until):
     pairs(4)
     page = desk()

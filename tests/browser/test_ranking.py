@@ -181,6 +181,7 @@ def test_a_chip_that_the_next_comparison_lacks_leaves_the_focus_to_the_answers(
     chip(page, "A").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#stage")).to_be_focused()
+    expect(page.locator("#stage article[data-candidates='2']")).to_be_visible()
     page.keyboard.press("1")
     until(lambda: len(judged()) == 3)
     assert [one.reason for one in judged()] == ["Because of the first.", "", ""]
