@@ -345,7 +345,7 @@ def _needs(settings: LoopSettings, round: Round | None) -> list[Need]:
         link = reverse("labeling:people", args=[project.slug])
         needs.append(Need("Nobody annotates yet but you.", link=link, link_words="Invite people"))
     needs += _waiting_runs(project)
-    return needs + _reported(project)
+    return needs + reported(project)
 
 
 def _waiting_runs(project: Project) -> list[Need]:
@@ -362,7 +362,8 @@ def _waiting_runs(project: Project) -> list[Need]:
     return [Need(words, link=waiting.get_absolute_url(), link_words="See the run")]
 
 
-def _reported(project: Project) -> list[Need]:
+def reported(project: Project) -> list[Need]:
+    """What annotators reported waits for a manager, whether the project has a loop or not."""
     waiting = project.put_aside.waiting_reports().count()
     if not waiting:
         return []

@@ -8,6 +8,9 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
+from labeling.assignment import flag, next_for
+from labeling.models import Completion, Prompt
+from labeling.selection import create_comparison
 from tests.training.test_loop import (
     GOOD_REWARD,
     answer_all,
@@ -104,6 +107,19 @@ def test_a_project_without_a_loop_asks_for_its_first_policy(manager, project, ti
     assert "no first policy yet" in page(manager, "loop")
     manager.post("/p/support/loop/first-policy/", {"location": str(tiny_policy)})
     assert LoopSettings.objects.get(project=project).policy.name == "policy-0"
+
+
+def test_a_report_is_announced_where_there_is_no_loop_yet(manager, client, project, bob, carol, tmp_path):
+    prompt = Prompt.objects.add(project, "Which?")
+    create_comparison(project, prompt, [Completion.objects.add(prompt, t, t) for t in "ab"])
+    assert "Needs you" not in page(manager, "loop")
+    flag(next_for(bob, project), "harmful")
+    refused = manager.post("/p/support/loop/first-policy/", {"location": str(tmp_path)}).content.decode()
+    for shown in (page(manager, "loop"), refused):
+        assert "1 comparison was reported by annotators." in shown
+        assert f'href="{reverse("labeling:reports", args=[project.slug])}"' in shown
+    client.force_login(carol)
+    assert "reported" not in page(client, "loop")
 
 
 def test_a_folder_that_is_no_model_is_refused_with_the_reason(manager, project, tmp_path):

@@ -33,8 +33,8 @@ def show(request: HttpRequest, slug: str) -> HttpResponse:
     project, context = readable(request, slug)
     settings = settings_of(project)
     if settings is None:
-        form = FirstPolicyForm(initial={"location": site.POLICY_MODEL})
-        return render(request, "training/loop_new.html", context | {"form": form})
+        context |= {"form": FirstPolicyForm(initial={"location": site.POLICY_MODEL})}
+        return render(request, "training/loop_new.html", context | {"needs": situation.reported(project)})
     before = request.GET.get("before", "")
     rounds = situation.history(project, int(before) if before.isdecimal() else None)
     shown = rounds[: situation.ROUNDS_SHOWN]
@@ -125,6 +125,5 @@ def first_policy(request: HttpRequest, slug: str) -> HttpResponse:
             form.add_error("location", str(reason))
         else:
             return redirect("training:loop", slug)
-    return render(
-        request, "training/loop_new.html", {"project": project, "role": "manager", "form": form}, status=400
-    )
+    context = {"project": project, "role": "manager", "form": form, "needs": situation.reported(project)}
+    return render(request, "training/loop_new.html", context, status=400)
