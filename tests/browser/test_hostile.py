@@ -167,9 +167,15 @@ HEAVY = {
 }
 
 
+# On two busy cores they took 0.7 to 1.9; 132,000 marks of what cannot be seen, each an element of the page, 8.2.
+MOST_SECONDS = dict.fromkeys(HEAVY, 5) | {"invisible": 15}
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", HEAVY)
-def test_what_is_heavy_is_on_screen_soon_and_the_next_answer_is_given(desk, project, judged, until, kind):
+def test_what_is_heavy_is_on_screen_within_seconds_and_the_next_answer_is_given(
+    desk, project, judged, until, kind
+):
     prompt = Prompt.objects.add(project, "Be heavy.")
     texts = (HEAVY[kind][:199_990] + " the end", "A quiet answer.")
     create_comparison(project, prompt, [Completion.objects.add(prompt, text, "m") for text in texts])
@@ -177,7 +183,7 @@ def test_what_is_heavy_is_on_screen_soon_and_the_next_answer_is_given(desk, proj
     expect(page.locator("#stage .answer").filter(has_text="the end")).to_be_visible()
     # Seconds from the request to the page's last byte laid out: what a person waits.
     waited = page.evaluate("performance.getEntriesByType('navigation')[0].domComplete / 1000")
-    assert waited < 15
+    assert waited < MOST_SECONDS[kind]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.keyboard.press("d")
     page.keyboard.press("1")
