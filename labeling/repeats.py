@@ -5,21 +5,27 @@ answer is stored like any other. But what it says of the candidates was said bef
 twice what the chance of a draw picked; so it becomes none (judging.py), and neither exports nor
 training have to know. A better answer that somebody writes on the way is new, and is kept; the same one again is kept, too, and
 counts once.
+
+Who has been told what a model thinks of an answer would not answer again for themselves. So repeats are drawn from about half
+of the prompts, by their hash, and in a project with repeats people are told such things of the other half alone.
 """
 
 import random
+from collections.abc import Iterable
 from datetime import timedelta
 
 from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 
-from labeling.models import Assignment, Candidate, Comparison, Judgment, Project, User
+from labeling.models import Assignment, Candidate, Comparison, Judgment, Project, Prompt, User
 
 # So much has to lie between an answer and its repeat, or memory would answer in the person's place.
 ANSWERS_BETWEEN = 10
 TIME_BETWEEN = timedelta(minutes=10)
 # Of so many answers one is drawn: further back the reading would cost more than it tells.
 MOST_LOOKED_AT = 200
+# Of a prompt that repeats are drawn from: how its hash ends. How it begins says whether it is held out.
+DRAWN = "[0-7]$"
 
 _chance = random.SystemRandom()
 
@@ -38,12 +44,18 @@ def next_for(annotator: User, project: Project) -> Comparison | None:
 
 
 def repeatable(annotator: User, project: Project) -> list[Judgment]:
-    """The person's answers that lie far enough back and were not asked again yet."""
+    """The person's answers that lie far enough back, may be drawn and were not asked again yet."""
     standing = Judgment.objects.current().filter(annotator=annotator, comparison__project=project)
-    newest = standing.order_by("-id").values_list("pk", "comparison__reserved_for")
+    newest = standing.order_by("-id").values_list("pk", "comparison__reserved_for", "comparison__prompt")
     older = list(newest[: ANSWERS_BETWEEN + MOST_LOOKED_AT])[ANSWERS_BETWEEN:]
-    originals = [pk for pk, reserved_for in older if reserved_for is None]
+    drawn = set(drawn_from({prompt for _, _, prompt in older}).values_list("pk", flat=True))
+    originals = [pk for pk, reserved_for, prompt in older if reserved_for is None and prompt in drawn]
     return list(_old_enough(Judgment.objects.current().filter(pk__in=originals)))
+
+
+def drawn_from(prompts: Iterable[int]) -> QuerySet[Prompt]:
+    """Those of the prompts that repeats are drawn from."""
+    return Prompt.objects.filter(pk__in=prompts, content_hash__regex=DRAWN)
 
 
 def _old_enough(answers: QuerySet[Judgment]) -> QuerySet[Judgment]:

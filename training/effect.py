@@ -6,7 +6,7 @@ All of it is of the person's own standing answers. `followup` has their candidat
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from django.db.models import Count, Exists, F, OuterRef, Q
 from django.utils.translation import gettext as _
 
+from labeling import repeats
 from labeling.answers import PREFERRED
 from labeling.models import (
     Assignment,
@@ -341,17 +342,19 @@ def may_be_told(person: User, answers: Sequence[Answered]) -> list[Answered]:
     return [answer for answer in answers if answer.prompt not in waiting]
 
 
-def may_be_asked(person: User, prompts: Iterable[int]) -> set[int]:
-    """Those of the prompts about which the person holds a comparison or may still get one, repeats among them.
+def may_be_asked(person: User, prompts: Collection[int]) -> set[int]:
+    """Those of the prompts about which the person holds a comparison or may still get one, as a repeat as well.
 
-    What a model says of them is kept back: the person is to answer without having been told.
+    What a model says of them is kept back: the person is to answer without having been told. What a later round asks
+    is not known yet, and its candidates are others.
     """
     judged = Assignment.objects.filter(
         comparison=OuterRef("pk"), annotator=person, outcome=Assignment.Outcome.JUDGED
     )
     open_to_them = Q(reserved_for=None) | Q(reserved_for=person)
     found = Comparison.objects.filter(~Exists(judged), open_to_them, closed_at=None, prompt__in=prompts)
-    return set(found.values_list("prompt", flat=True))
+    repeatable = repeats.drawn_from(prompts).filter(project__repeat_share__gt=0)
+    return set(found.values_list("prompt", flat=True)) | set(repeatable.values_list("pk", flat=True))
 
 
 def fresh_answers(person: User, policy: ModelVersion | None, answers: Iterable[Answered]) -> Fresh:

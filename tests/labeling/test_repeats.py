@@ -27,7 +27,8 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def always(project, monkeypatch):
-    """Let the chance of a repeat always strike, in a project that wants some."""
+    """Let the chance of a repeat always strike, for any prompt, in a project that wants some."""
+    monkeypatch.setattr(repeats, "DRAWN", ".")
     project.repeat_share = 0.2
     project.save()
 

@@ -1,6 +1,7 @@
 """What my answers did: what each round learned from a person, where it agrees, and what nobody else is shown."""
 
 import uuid
+from datetime import timedelta
 from random import Random
 
 import pytest
@@ -9,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from config.storage import local_path
+from labeling import repeats
 from labeling.answers import Better
 from labeling.assignment import next_for
 from labeling.judging import revise, withdraw
@@ -278,6 +280,28 @@ def test_nothing_is_told_of_what_a_person_is_asked_again(project, bob, asked, bo
     page = bobs()
     assert "Where is parcel" not in page
     assert "It disagrees with none" not in page, "it does, but nothing is told of it now"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_nothing_is_told_of_what_a_repeat_may_be_drawn_from(project, bob, asked, monkeypatch, share):
+    project.repeat_share = share
+    project.save()
+    ask(project, SPLITS * 3)
+    given = say(bob, project, "kind")
+    answer_again(trained(project, likes_short))
+    (one,) = told(bob, project)
+    monkeypatch.setattr(effect, "DISAGREEMENTS_SHOWN", len(given))
+    monkeypatch.setattr(effect, "PROMPTS_SHOWN", len(given))
+    shown = {row["prompt"] for row in effect.disagreements(bob, one)}
+    assert {
+        row["prompt"] for row in effect.fresh_answers(bob, one.round.new_policy, one.answers).answers
+    } == shown
+    monkeypatch.setattr(repeats, "ANSWERS_BETWEEN", 0)
+    monkeypatch.setattr(repeats, "TIME_BETWEEN", timedelta())
+    drawn = {judgment.comparison.prompt.text for judgment in repeats.repeatable(bob, project)}
+    everything = {judgment.comparison.prompt.text for judgment in given}
+    assert 10 < len(drawn) < 26 and len(everything) == 36
+    assert shown == (everything - drawn if share else everything)
 
 
 def test_a_repeat_is_none_of_the_answers_that_are_considered(project, bob, asked, monkeypatch):
