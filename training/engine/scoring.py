@@ -31,8 +31,9 @@ class Figures(NamedTuple):
 def keeps_states(policy: Policy, completions: int, max_tokens: int) -> bool:
     """Whether sampling is to record the states that tokens were predicted from.
 
-    Not where several processes share the rows: each would score others than it has sampled. Nor where sampling
-    computes in float32 and a pass does not, as on a processor: they would not agree.
+    Not where several processes share the rows: each would score others than it has sampled. Nor on a processor in half
+    precision, where sampling multiplies in it and does all else in float32: a pass under autocast rounds more, and would
+    not agree.
     """
     runtime = policy.runtime
     width = policy.head.width
