@@ -54,5 +54,5 @@ def test_on_a_phone_nothing_is_wider_than_the_page(sign_in, project, bob, learne
         has_touch=True,
         is_mobile=True,
     )
-    expect(page.get_by_role("heading", name="Rounds before")).to_be_visible()
+    expect(page.get_by_role("heading", name="Other rounds")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == 360
