@@ -42,7 +42,7 @@ def test_a_person_chooses_a_language_and_answers_in_it_by_key(
     page.get_by_role("button", name="Save").click()
     expect(page.locator("html")).to_have_attribute("lang", code)
     page.goto(reverse("labeling:label", args=[project.slug]))
-    expect(page.get_by_role("heading", level=1)).to_have_text(say(code, "Which answer is better?"))
+    expect(page.get_by_role("heading", level=1)).to_have_text(say(code, "Compare answers"))
     press(page, "7")
     until(lambda: len(judged()) == 1)
     assert (judged()[0].verdict, judged()[0].strength) == ("preferred", 3)

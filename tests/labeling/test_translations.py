@@ -38,6 +38,11 @@ def read(path):
     return entries
 
 
+def key(entry):
+    """Its sentence, as the compiled catalog names it: after its context, where the same words mean two things."""
+    return "\x04".join(entry[name] for name in ("msgctxt", "msgid") if name in entry)
+
+
 def said(entry):
     """What it is translated by: one text, or one for each form."""
     return [text for name, text in sorted(entry.items()) if name.startswith("msgstr")]
@@ -84,11 +89,16 @@ def test_what_is_compiled_says_what_is_written(locale):
     written = {}
     for entry in read(path_of(locale, "po")):
         if "msgid_plural" in entry:
-            written |= {(entry["msgid"], form): text for form, text in enumerate(said(entry))}
+            written |= {(key(entry), form): text for form, text in enumerate(said(entry))}
         else:
-            (written[entry["msgid"]],) = said(entry)
+            (written[key(entry)],) = said(entry)
     catalog = {sentence: text for sentence, text in compiled(locale)._catalog.items() if sentence}
     assert catalog == written
+
+
+def test_what_is_compared_and_what_a_person_said_of_it_are_two_words_in_chinese():
+    chinese = compiled("zh_Hans")
+    assert (chinese.pgettext("to the prompt", "Answers"), chinese.gettext("Answers")) == ("回答", "判断")
 
 
 def test_arabic_has_six_forms_and_chinese_one():
@@ -108,7 +118,7 @@ def test_catalogs_hold_the_sentences_of_the_code_and_no_others(tmp_path, setting
     settings.LOCALE_PATHS = [tmp_path / "locale"]
     monkeypatch.chdir(tmp_path)
     call_command("makemessages", locale=["fr"], verbosity=0)
-    in_code = {entry["msgid"] for entry in read(path_of("fr", "po", tmp_path / "locale"))}
+    in_code = {key(entry) for entry in read(path_of("fr", "po", tmp_path / "locale"))}
     for locale in LOCALES:
-        in_catalog = {entry["msgid"] for entry in read(path_of(locale, "po"))}
+        in_catalog = {key(entry) for entry in read(path_of(locale, "po"))}
         assert in_catalog == in_code, locale
