@@ -494,8 +494,11 @@ function start() {
   const again = document.querySelector("#again");
   if (again) {
     const { assignment, draft } = JSON.parse(again.textContent);
-    if (drafts.isEmpty(assignment)) drafts.change(assignment, draft);
-    say(words("answered-before"));
+    // A change of it that still waits to be sent is not made again.
+    if (fresh[0] && id(fresh[0]) === assignment) {
+      if (drafts.isEmpty(assignment)) drafts.change(assignment, draft);
+      say(words("answered-before"));
+    }
     window.history.replaceState(null, "", location.pathname); // a reload goes on with the work
   }
   show(fresh[0] ?? null);
