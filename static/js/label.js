@@ -19,7 +19,7 @@ const drafts = new Drafts(urls.person);
 
 const AHEAD = 1;
 const LOOK_AGAIN_MS = 30000;
-const LOOK_SOON_MS = 5000; // with nothing on screen and no connection
+const LOOK_SOON_MS = 5000; // at first, with nothing on screen and no connection
 const HISTORY = 20;
 
 let current = null; // the article on screen
@@ -27,6 +27,7 @@ let ahead = []; // articles that come next
 let history = []; // what was answered in this page, newest last: {article, entry, draft}
 let filling = false;
 let soon; // the timer of that look
+let soonMs = LOOK_SOON_MS;
 let askedAgain = false; // for what comes next, while an answer to that was on its way
 let ranking = null; // of the comparison on screen, where it has three or more answers
 let unsaid = null; // an answer that waits for its reason
@@ -46,14 +47,14 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
   },
   refused: (entry, message, status) => {
     // What the project asks for may have changed since this page was loaded.
-    if (status === 400) sayWithLink(words("not-asked-for", { message }), location.pathname, words("load-again"), "harm");
+    if (status === 400) sayNotAskedFor(message);
     else say(message || words("refused"), "harm");
     if (entry.about.kind === "answer") {
       if (!entry.body.revises) count(-1);
       // It did not fit what the project asks for by now: back to the person, with all that was said beside it.
       const given = history.find((one) => id(one.article) === entry.body.assignment);
       history = history.filter((one) => one !== given);
-      if (given && status === 400) putInFront(given.article, given.draft);
+      if (given && status === 400) comeBack(given.article, given.draft);
     }
     if (entry.about.kind === "undo") {
       count(1);
@@ -66,6 +67,11 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
     else say(words("kept-offline", { count: left }), "needs");
   },
 });
+
+function sayNotAskedFor(message) {
+  const what = message.replace(/[.。]$/, ""); // some are sentences, and some are parts of one
+  sayWithLink(words("not-asked-for", { message: what }), location.pathname, words("load-again"), "harm");
+}
 
 // What is on screen
 
@@ -156,8 +162,8 @@ async function fill() {
       if (refused) say(message, "harm");
       // The page knows where to lead: to a qualification round that was switched on since, say.
       if (refused && !current) return location.reload();
-      if (!current && !done) lookSoon();
-      if (!current && done && !reply.html) drawEmpty(outbox.ids().length ? "coming" : "nothing");
+      if (done) soonMs = LOOK_SOON_MS;
+      if (!current) drawLack(outcome);
       if (!done || !reply.html) break;
       const article = parse(reply.html);
       if (held().includes(id(article))) break;
@@ -173,10 +179,19 @@ async function fill() {
   }
 }
 
+// Why nothing came: nobody is signed in, or somebody else; no connection; or nothing is left.
+function drawLack({ done, reply, signedOut, other }) {
+  if (signedOut) drawEmpty(other ? "other" : "signed-out");
+  else if (!done) lookSoon();
+  else if (!reply.html) drawEmpty(outbox.ids().length ? "coming" : "nothing");
+}
+
+// Less and less often, and not in a tab that nobody looks at; one that is looked at again looks at once.
 function lookSoon() {
   drawEmpty("cut");
   clearTimeout(soon);
-  soon = setTimeout(fill, LOOK_SOON_MS);
+  soon = setTimeout(() => document.hidden || fill(), soonMs);
+  soonMs = Math.min(soonMs * 2, LOOK_AGAIN_MS);
 }
 
 async function renew() {
@@ -274,6 +289,13 @@ async function undo() {
     say(words("taken-back"));
     putInFront(parse(reply.html), reply.draft);
   }
+}
+
+// After what is on screen: whoever is about to answer that would answer another one. With all that was said of it.
+function comeBack(article, draft) {
+  if (!current || id(current) === id(article)) return putInFront(article, draft);
+  if (drafts.isEmpty(id(article))) drafts.change(id(article), draft);
+  ahead = [article, ...ahead.filter((one) => id(one) !== id(article))];
 }
 
 // Before what is on screen, with all that was said beside it; it may stand there or ahead already.
@@ -480,6 +502,7 @@ document.addEventListener("visibilitychange", () => {
     if (hiddenSince !== null) hiddenMs += performance.now() - Math.max(hiddenSince, shownAt);
     hiddenSince = null;
     renew();
+    if (!current) fill();
   }
 });
 

@@ -301,6 +301,76 @@ def test_a_login_that_ends_keeps_the_order_in_the_making(desk, pairs, judged, bo
     assert judged()[0].ranking == [sorted(sides[place] for place in level) for level in order]
 
 
+def test_who_is_signed_out_with_nothing_on_screen_is_told_so_and_led_back(desk, pairs, judged, bob, until):
+    pairs(1)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    Session.objects.all().delete()
+    page.keyboard.press("4")
+    expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
+    expect(page.get_by_role("heading", name="No connection to the server")).to_be_hidden()
+    page.locator("[data-empty='signed-out']").get_by_role("link", name="Sign in").click()
+    page.get_by_label("Name or e-mail address").fill(bob.username)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    until(lambda: len(judged()) == 1)
+    expect(page.get_by_role("heading", name="Nothing waits for you right now")).to_be_visible()
+
+
+def test_an_empty_desk_without_a_connection_asks_less_and_less_and_never_unseen(desk):
+    page = desk()
+    page.clock.install()
+    page.reload()
+    expect(page.get_by_role("heading", name="Nothing waits for you right now")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Look again now").click()
+    expect(page.get_by_role("heading", name="No connection to the server")).to_be_visible()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "/label/next/" in request.url else None)
+
+    def a_minute_passes():
+        for _ in range(24):
+            page.clock.run_for(2_500)
+            page.wait_for_timeout(20)
+
+    def is_hidden(hidden):
+        page.evaluate(
+            """(hidden) => {
+                Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+                document.dispatchEvent(new Event("visibilitychange"));
+            }""",
+            hidden,
+        )
+
+    a_minute_passes()
+    assert 3 <= len(asked) <= 6
+    is_hidden(True)
+    asked.clear()
+    a_minute_passes()
+    assert asked == []
+    is_hidden(False)
+    page.wait_for_timeout(200)
+    assert len(asked) == 1
+
+
+def test_a_change_that_waits_to_be_sent_is_not_asked_for_again(desk, pairs, judged, until):
+    pairs(3)
+    page = desk()
+    first = press(page, "1")
+    until(lambda: len(judged()) == 1)
+    again = f"{page.url}?again={first}"
+    page.goto(again)
+    expect(page.get_by_role("status")).to_have_text("You answered this before. Answer again to change it.")
+    page.route("**/label/answer/", lambda route: None)  # under way, and without an answer
+    page.wait_for_load_state("networkidle")
+    press(page, "7")
+    page.goto(again)
+    expect(page.locator("#stage article")).to_be_visible()
+    assert shown(page) != first
+    expect(page.get_by_role("status")).to_be_empty()
+
+
 def test_an_order_taken_back_is_there_again(desk, pairs, judged, until):
     pairs(3, candidates=("one", "two", "three"))
     page = desk()

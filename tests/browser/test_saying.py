@@ -195,19 +195,40 @@ def test_a_draft_with_what_the_project_no_longer_takes_can_still_be_answered(
     assert judged()[0].reason_tags == [] and not Edit.objects.exists()
 
 
-def test_a_refusal_closes_what_is_open_over_the_next_comparison(desk, pairs, judged, asks):
+def test_a_refusal_leaves_what_is_on_screen_and_open_where_it_is(desk, pairs, judged, asks, until):
     pairs(4)
     page = desk()
     page.wait_for_load_state("networkidle")
     asks(reason_required=True)
     page.route("**/label/answer/", lambda route: (page.wait_for_timeout(400), route.continue_()))
     first = press(page, "1")
+    second = shown(page)
     page.keyboard.press("s")
-    expect(page.get_by_role("dialog")).to_be_visible()
-    expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
-    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(status(page)).to_contain_text("a reason for every answer. That comparison comes next.")
     expect(status(page).get_by_role("link", name="load it again")).to_be_visible()
-    assert not Assignment.objects.filter(outcome="skipped").exists()
+    expect(page.get_by_role("dialog", name="Why skip this one?")).to_be_visible()
+    page.keyboard.press("2")
+    until(lambda: [one.pk for one in Assignment.objects.filter(outcome="skipped")] == [second])
+    expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
+
+
+def test_no_key_meets_a_comparison_that_came_back_unseen(desk, pairs, judged, asks, until):
+    asks(partial_rankings=True)
+    pairs(3, candidates=("one", "two", "three"))
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    asks(partial_rankings=False)
+    page.keyboard.type("13")
+    first, second = press(page, "Enter"), shown(page)
+    page.keyboard.type("2")
+    expect(status(page)).to_contain_text("That comparison comes next.")
+    page.keyboard.type("13")
+    assert press(page, "Enter") == second
+    assert shown(page) == first
+    expect(page.locator("[data-order]")).to_contain_text("A > C")
+    page.keyboard.type("2")
+    page.keyboard.press("Enter")
+    until(lambda: {one.assignment_id for one in judged()} == {first, second})
 
 
 # Reasons
@@ -240,9 +261,10 @@ def test_an_answer_that_no_longer_fits_comes_back_with_what_was_written(desk, pa
     page = desk()
     page.wait_for_load_state("networkidle")
     asks(reason_required=True)  # since the page was loaded
-    first = shown(page)
-    page.keyboard.press("1")
+    first = press(page, "1")
     expect(status(page)).to_contain_text("this project wants a reason")
+    page.keyboard.press("s")
+    page.keyboard.press("2")
     expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
     assert judged() == []
     page.keyboard.press("c")
