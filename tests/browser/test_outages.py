@@ -16,6 +16,7 @@ from playwright.sync_api import expect
 from labeling.models import Edit, Judgment, Project
 from labeling.qualification import add_questions, build_question
 from tests.browser.conftest import PASSWORD, wait_for_receipts
+from tests.browser.test_axe import faults_of
 from tests.browser.test_desk import press, shown
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -303,18 +304,36 @@ def test_a_login_that_ends_keeps_the_order_in_the_making(desk, pairs, judged, bo
 
 def test_who_is_signed_out_with_nothing_on_screen_is_told_so_and_led_back(desk, pairs, judged, bob, until):
     pairs(1)
-    page = desk()
+    page = desk(reduced_motion="reduce")
     page.wait_for_load_state("networkidle")
     Session.objects.all().delete()
     page.keyboard.press("4")
     expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
     expect(page.get_by_role("heading", name="No connection to the server")).to_be_hidden()
+    assert faults_of(page) == []
     page.locator("[data-empty='signed-out']").get_by_role("link", name="Sign in").click()
     page.get_by_label("Name or e-mail address").fill(bob.username)
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in").click()
     until(lambda: len(judged()) == 1)
     expect(page.get_by_role("heading", name="Nothing waits for you right now")).to_be_visible()
+
+
+def test_an_empty_desk_on_which_somebody_else_is_signed_in_leads_to_the_way_out(desk, pairs, judged, carol):
+    pairs(1)
+    page = desk(reduced_motion="reduce")
+    page.wait_for_load_state("networkidle")
+    client = Client()
+    client.force_login(carol)
+    session = client.cookies[settings.SESSION_COOKIE_NAME].value
+    page.context.add_cookies(
+        [{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": page.url.split("/p/")[0]}]
+    )
+    page.keyboard.press("4")
+    expect(page.get_by_role("heading", name="Somebody else is signed in")).to_be_visible()
+    assert faults_of(page) == [] and judged() == []
+    page.locator("[data-empty=other]").get_by_role("link", name="Sign out").click()
+    page.wait_for_url(f"**{reverse('account_logout')}")
 
 
 def test_an_empty_desk_without_a_connection_asks_less_and_less_and_never_unseen(desk):
