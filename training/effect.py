@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from django.db.models import Count, Exists, F, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django.utils.translation import gettext as _
 
 from labeling import repeats
@@ -32,7 +32,7 @@ from labeling.rendering import render_markdown
 from labeling.views.mine import in_words
 from training.engine.intervals import share_interval
 from training.engine.records import PromptRecord
-from training.models import FreshAnswer, ModelVersion, Round, RoundQuerySet, Score
+from training.models import Contribution, FreshAnswer, ModelVersion, Round, RoundQuerySet, Score
 
 NEWEST_ANSWERS = 100  # of a person, that a round's reward model is asked about
 OTHER_ROUNDS_SHOWN = 5
@@ -174,11 +174,12 @@ def considered(person: User, version: DatasetVersion) -> list[Answered]:
 
     A pair is one preferred candidate over another; what the person wrote as a better answer is not among them.
     """
+    own = Contribution.objects.filter(version=version, person=person)
     newest = (
         Judgment.objects.current()
         .filter(annotator=person, comparison__project=version.project_id, verdict=PREFERRED)
         .filter(comparison__reserved_for=None)  # a repeat trains nothing
-        .filter(created_at__lte=version.created_at)
+        .filter(pk__lte=Subquery(own.values("newest")))
         .order_by("-id")
         .values_list("pk", flat=True)[:NEWEST_ANSWERS]
     )
@@ -204,23 +205,9 @@ def considered(person: User, version: DatasetVersion) -> list[Answered]:
 
 
 def learned(person: User, versions: Iterable[int]) -> dict[int, Learned]:
-    """By dataset version what it holds of the person's answers; it reads no other person's rows."""
-    counted: dict[int, dict[str, tuple[int, int]]] = defaultdict(dict)
-    rows = (
-        DatasetEntry.objects.filter(version__in=list(versions), preference__judgment__annotator=person)
-        .values("version", "split")
-        .annotate(answers=Count("preference__judgment", distinct=True), preferences=Count("pk"))
-    )
-    for row in rows:
-        counted[row["version"]][row["split"]] = row["answers"], row["preferences"]
-    return {
-        version: Learned(
-            of_split.get("train", (0, 0))[0],
-            of_split.get("eval", (0, 0))[0],
-            of_split.get("train", (0, 0))[1],
-        )
-        for version, of_split in counted.items()
-    }
+    """By dataset version what it holds of the person's answers."""
+    rows = Contribution.objects.filter(version__in=list(versions), person=person)
+    return {row.version_id: Learned(row.trained, row.held_out, row.preferences) for row in rows}
 
 
 def span_of(round: Round) -> tuple[float, float]:

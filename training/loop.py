@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from labeling import datasets
 from labeling.models import Comparison, DatasetVersion, Judgment, Membership, Project, User
-from training import candidates, gates, launch, marked, runs
+from training import candidates, contributions, gates, launch, marked, runs
 from training.engine.config import METHODS, check_sources
 from training.models import LoopSettings, ModelVersion, Promotion, Round, Run
 
@@ -313,6 +313,7 @@ def _reward(round: Round, settings: LoopSettings) -> str | None:
     if round.dataset_version is None:
         round.dataset_version = _freeze(round)
         round.save(update_fields=["dataset_version"])
+        contributions.count(round.dataset_version)
     links = {"input_model": settings.first_policy, "dataset_version": round.dataset_version}
     run = _run(round, settings, "reward", partial(_learning, round, settings), **links)
     watching = _held_out_run(round)

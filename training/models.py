@@ -458,6 +458,25 @@ class Round(models.Model):
         }
 
 
+class Contribution(models.Model):
+    """What the dataset version of a round holds of one person: counted when it is frozen, for it never changes."""
+
+    version = models.ForeignKey(
+        "labeling.DatasetVersion", models.CASCADE, db_index=False, related_name="contributions"
+    )
+    person = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    trained = models.PositiveBigIntegerField(help_text="Answers in the train split.")
+    held_out = models.PositiveBigIntegerField(help_text="Answers in the eval split.")
+    preferences = models.PositiveBigIntegerField(help_text="Preferences in the train split.")
+    newest = models.BigIntegerField(help_text="Id of the newest of the judgments.")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["version", "person"], name="contribution_once")]
+
+    def __str__(self) -> str:
+        return f"{self.trained} answers of {self.person_id} in version {self.version_id}"
+
+
 class RoundComparison(models.Model):
     """A comparison that a round put before people."""
 

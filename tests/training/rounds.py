@@ -10,7 +10,7 @@ from labeling.assignment import next_for
 from labeling.judging import record
 from labeling.models import Completion, Prompt
 from labeling.selection import create_comparison
-from training import runs
+from training import contributions, runs
 from training.models import FreshAnswer, LoopSettings, Round, Score
 
 
@@ -61,6 +61,8 @@ def trained(project, likes=None, **fields):
     number = project.rounds.count() + 1
     reward = runs.register(project, "reward", f"models/reward-{number}", "")
     policy = runs.register(project, "policy", f"models/policy-{number}", "")
+    version = datasets.freeze(project)
+    contributions.count(version)
     round = Round.objects.create(
         **{
             "project": project,
@@ -72,7 +74,7 @@ def trained(project, likes=None, **fields):
             "policy": settings.policy,
             "reward": reward,
             "new_policy": policy,
-            "dataset_version": datasets.freeze(project),
+            "dataset_version": version,
             "finished_at": timezone.now(),
         }
         | fields

@@ -18,6 +18,7 @@ from labeling.models import User
 from labeling.projects import add_member
 from labeling.repeats import repeat_of
 from labeling.selection import create_comparison
+from tests.labeling.conftest import rows_read
 from tests.training.rounds import answer_again, ask, loop_of, say, trained
 from training import effect
 from training.effect import Answered, Learned
@@ -196,6 +197,26 @@ def test_only_standing_answers_with_a_winner_are_considered(project, bob, asked)
     later = trained(project).dataset_version
     assert len(effect.considered(bob, later)) == len(given) - 2
     assert len(effect.considered(bob, version)) == len(given) - 3, "what was said since was not in it"
+
+
+def test_the_page_reads_no_more_the_more_a_person_has_answered(project, bob, asked, monkeypatch):
+    monkeypatch.setattr(effect, "NEWEST_ANSWERS", 5)
+
+    def read(round):
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_seqscan = off")  # so few rows would be read whole
+        return rows_read(lambda: effect.considered(bob, round.dataset_version))
+
+    say(bob, project, "kind")
+    older = trained(project)
+    few = read(older)
+    ask(project, ["train"] * 300)
+    say(bob, project, "kind")
+    assert read(older) < few + 30, "of what was said since, nothing"
+    newer = trained(project)
+    counted = rows_read(lambda: effect.learned(bob, [newer.dataset_version_id]))
+    assert effect.learned(bob, [newer.dataset_version_id])[newer.dataset_version_id].trained == 306
+    assert counted <= 2, "what a version holds was counted when it was frozen"
 
 
 def test_a_better_answer_of_ones_own_is_none_that_a_model_is_held_to(project, bob):

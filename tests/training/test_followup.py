@@ -127,6 +127,13 @@ def test_the_reward_model_before_scores_the_same_completions_but_for_those_it_kn
     )
 
 
+def test_a_round_counts_what_came_of_whom_when_it_freezes_its_dataset(judged, bob):
+    (own,) = judged.dataset_version.contributions.all()
+    splits = [answer.split for answer in effect.considered(bob, judged.dataset_version)]
+    assert (own.person, own.trained, own.held_out) == (bob, splits.count("train"), splits.count("eval"))
+    assert own.preferences == judged.dataset_version.train_count
+
+
 def test_a_policy_that_was_refused_answers_nothing_until_it_is_published(judged):
     LoopSettings.objects.update(kl_budget_nats=8)
     round = through_the_policy_gate(through_the_reward_gate(judged), GOOD_POLICY | {"kl_nats": 9.5})

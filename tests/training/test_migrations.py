@@ -1,11 +1,16 @@
 """What a migration hands over, tried on rows of before."""
 
 from datetime import timedelta
+from importlib import import_module
 
 import pytest
+from django.apps import apps
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
+
+from tests.training import rounds
+from training.models import Contribution
 
 BEFORE = [("labeling", "0007_side_by_side"), ("training", "0005_marked_samples")]
 AFTER = [("labeling", "0007_side_by_side"), ("training", "0006_side_by_side")]
@@ -61,3 +66,25 @@ def test_rounds_that_ended_long_before_an_upgrade_are_followed_by_nothing(migrat
     apps = migrations([("training", "0008_old_rounds_are_not_followed")])
     found = apps.get_model("training", "Round").objects.order_by("number")
     assert list(found.values_list("afterwards", flat=True)) == ["over", "over", "scores", "scores"]
+
+
+def test_what_rounds_had_frozen_before_an_upgrade_is_counted(project, bob, alice):
+    rounds.loop_of(project)
+    rounds.ask(project, ["train"] * 2 + ["eval"], ("kind", "short", "rude"))
+    rounds.say(bob, project, "kind")
+    rounds.ask(project, ["train", "eval", "eval"])
+    rounds.say(alice, project, "kind")
+    rounds.trained(project)
+
+    def counted():
+        return list(
+            Contribution.objects.order_by("person").values(
+                "person", "trained", "held_out", "preferences", "newest"
+            )
+        )
+
+    before = counted()
+    assert sorted(row["preferences"] for row in before) == [1, 6]
+    Contribution.objects.all().delete()
+    import_module("training.migrations.0010_count_contributions").count(apps, None)
+    assert counted() == before
