@@ -122,6 +122,14 @@ def test_a_report_is_announced_where_there_is_no_loop_yet(manager, client, proje
     assert "reported" not in page(client, "loop")
 
 
+def test_a_reviewer_reads_what_needs_a_manager_without_its_links(as_person, alice, carol, loop_settings):
+    prompts, of_managers = reverse("labeling:data", args=["support"]), "There are no prompts yet."
+    shown = page(as_person(alice), "loop").partition(of_managers)[2]
+    assert f'<a class="button" href="{prompts}"' in shown
+    _, found, shown = page(as_person(carol), "loop").partition(of_managers)
+    assert found and prompts not in shown
+
+
 def test_a_folder_that_is_no_model_is_refused_with_the_reason(manager, project, tmp_path):
     response = manager.post("/p/support/loop/first-policy/", {"location": str(tmp_path)})
     assert "has no config.json" in response.content.decode()
