@@ -8,6 +8,7 @@ seen is marked (invisible.py). A formula that would keep something from the read
 """
 
 import html
+import math
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cache
@@ -64,6 +65,15 @@ MATH_ATTRIBUTES = words(
     "largeop linethickness lspace mathvariant maxsize minsize movablelimits notation rowlines rowspacing "
     "rspace scriptlevel separator stretchy symmetric voffset width"
 )
+MATH_LENGTHS = words(
+    "columnspacing depth height linethickness lspace maxsize minsize rowspacing rspace voffset width"
+)
+# What a unit is in em, roughly; `width` and its like are those of what stands inside.
+EM_OF = {
+    "": 1, "em": 1, "pc": 1, "ex": 0.5, "px": 1 / 16, "pt": 1 / 12, "mu": 1 / 18, "mm": 0.24, "cm": 2.4, "in": 6, "%": 0.01,
+    "width": 1, "height": 1, "depth": 1,
+}  # fmt: skip
+MAX_SPACE_EM = 20
 TEXT_TAGS = words(
     "a blockquote br code del div em h1 h2 h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th "
     "thead tr ul"
@@ -182,8 +192,16 @@ def copied(element: ElementTree.Element) -> ElementTree.Element:
     copy.text = html.unescape(element.text or "")
     if hides(copy.text):
         raise ValueError("a formula shows all its characters")
+    if any(strays(length) for name in MATH_LENGTHS if (length := copy.get(name))):
+        raise ValueError("a formula stays where it stands")
     copy.extend(copied(child) for child in element)
     return copy
+
+
+def strays(lengths: str) -> bool:
+    """Whether something in a formula is moved by so much that it might lie over, or beyond, the other answer."""
+    found = re.findall(r"([+-]?[\d.]+)\s*([a-z%]*)", lengths)
+    return any(not -1 <= float(number) * EM_OF.get(unit, math.inf) <= MAX_SPACE_EM for number, unit in found)
 
 
 # Render rules of markdown-it: (renderer, tokens, index, options, env) -> HTML

@@ -120,6 +120,11 @@ def test_a_formula_that_hides_something_is_shown_as_its_source(formula):
         r"$x \phantom{only the model reads this}$",
         r"$x \hphantom{nor this}$",
         r"$x %nor this$",
+        r"$a\hspace{-100em}b$",
+        r"$a\kern-2.5cm b$",
+        r"$\lower 50em x$",
+        r"$\rule{1em}{99em}$",
+        r"$a\hspace{9999px}b$",
         r"$x \\%nor this$",
     ],
 )
@@ -132,7 +137,18 @@ def test_the_label_of_an_equation_is_read_by_people_too():
     assert "only the model" in render_markdown("$$\nx\n$$ (only the model)")
 
 
-@pytest.mark.parametrize("formula", [r"$\sin(x)$", r"$50\%$", r"$\text{a&lt;b}$", r"$\text{می‌خواهم}$"])
+@pytest.mark.parametrize(
+    "formula",
+    [
+        r"$\sin(x)$",
+        r"$50\%$",
+        r"$a\!b\quad c\hspace{2em}d$",
+        r"$\mathllap{x}y$",
+        r"$\left(\frac{a}{b}\right)$",
+        r"$\text{a&lt;b}$",
+        r"$\text{می‌خواهم}$",
+    ],
+)
 def test_a_formula_that_shows_all_it_says_stays_one(formula):
     html = render_markdown(formula)
     assert "<math" in html and marks(html) == []
