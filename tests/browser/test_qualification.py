@@ -50,11 +50,13 @@ def test_the_round_is_passed_by_keys_alone(sign_in, bob, round_of_two, faults):
     page.get_by_role("button", name="Begin").focus()
     press(page, "Enter")
     expect(page.get_by_text("Question 1 of 2")).to_be_visible()
+    page.wait_for_load_state()  # its keys and taps are the script's
     press(page, "17"[side_of(page, "new one")])
     expect(page.get_by_role("heading", name="Right")).to_be_focused()
     expect(page.get_by_text("names a step")).to_be_visible()
     press(page, "Enter")
     expect(page.get_by_text("Question 2 of 2")).to_be_visible()
+    page.wait_for_load_state()  # its keys and taps are the script's
     press(page, "123"[side_of(page, "9")])
     expect(page.get_by_role("heading", name="Right")).to_be_visible()
     press(page, "Enter")
@@ -72,6 +74,7 @@ def test_a_wrong_answer_on_a_phone_is_explained(sign_in, bob, round_of_two, faul
     page = sign_in(bob, round_of_two, **LOOKS["phone"])
     page.get_by_role("button", name="Begin").tap()
     expect(page.get_by_text("Question 1 of 2")).to_be_visible()
+    page.wait_for_load_state()  # its keys and taps are the script's
     wrong = 1 - side_of(page, "new one")
     page.get_by_role("button", name=f"Answer {'AB'[wrong]}").tap()
     expect(page.locator("#stage .answer").nth(wrong)).to_be_in_viewport()
@@ -130,12 +133,14 @@ def test_axe_finds_nothing_on_its_pages(sign_in, alice, bob, project, round_of_t
     found["begin"] = faults_of(page)
     page.get_by_role("button", name="Begin").click()
     expect(page.get_by_text("Question 1 of 2")).to_be_visible()
+    page.wait_for_load_state()  # its keys and taps are the script's
     found["pair"] = faults_of(page)
     page.locator(f".verdict[data-side='{1 - side_of(page, 'new one')}']").first.click()
     expect(page.get_by_role("heading", name="Not this time")).to_be_visible()
     found["wrong"] = faults_of(page)
     page.locator("[data-next]").click()
     expect(page.get_by_text("Question 2 of 2")).to_be_visible()
+    page.wait_for_load_state()  # its keys and taps are the script's
     found["three"] = faults_of(page)
     page.locator(f".verdict[data-side='{side_of(page, '9')}']").click()
     expect(page.get_by_role("heading", name="Right")).to_be_visible()
