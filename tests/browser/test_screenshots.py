@@ -3,7 +3,7 @@
 import pytest
 from django.urls import reverse
 
-from docs.take_screenshots import SHOTS
+from docs.take_screenshots import LOOKS, OUT, SHOTS
 from tests.test_routes import routes
 
 WORDS = {"method": "reward"}
@@ -26,3 +26,9 @@ def test_every_page_of_a_project_has_its_picture(client, project, alice):
 
 def test_no_two_pictures_have_one_name():
     assert len({shot.name for shot in SHOTS}) == len(SHOTS)
+
+
+def test_each_of_them_was_taken():
+    assert {path.name for path in OUT.iterdir()} == {
+        f"{shot.name}{look}.png" for shot in SHOTS for look in LOOKS
+    }
