@@ -315,14 +315,7 @@ def test_the_page_says_that_a_question_went_in_the_meantime(
     remove_question(old)
     client.force_login(alice)
     base = f"/p/{project.slug}/questions/{old.pk}/"
-    sent = {
-        "prompt": "Which?",
-        "answer_a": "One.",
-        "answer_b": "Two.",
-        "right": ["a"],
-        "explanation": "*So*.",
-    }
-    for path, values in ((base, sent), (f"{base}move/", {"to": "up"})):
+    for path, values in ((base, SENT), (f"{base}move/", {"to": "up"})):
         page = client.post(path, values, follow=True).content.decode()
         assert "Somebody has removed or changed this question in the meantime." in page
     assert project.questions.standing().count() == 4
@@ -333,6 +326,7 @@ def lines(*rows):
     return SimpleUploadedFile("round.jsonl", text.encode())
 
 
+SENT = {"prompt": "Which?", "answer_a": "One.", "answer_b": "Two.", "right": ["a"], "explanation": "*So*."}
 GOOD = {"prompt": "Which?", "answers": ["One.", "Two."], "right": ["a"], "explanation": "So."}
 
 
@@ -375,22 +369,15 @@ def test_a_round_stays_short(client, project, alice):
 def test_a_manager_writes_changes_moves_and_removes_questions(client, project, alice):
     client.force_login(alice)
     base = f"/p/{project.slug}/questions/"
-    sent = {
-        "prompt": "Which?",
-        "answer_a": "One.",
-        "answer_b": "Two.",
-        "right": ["a"],
-        "explanation": "*So*.",
-    }
-    assert client.post(base + "new/", sent).status_code == 302
-    assert client.post(base + "new/", sent | {"prompt": "And which?"}).status_code == 302
+    assert client.post(base + "new/", SENT).status_code == 302
+    assert client.post(base + "new/", SENT | {"prompt": "And which?"}).status_code == 302
     first, second = project.questions.standing()
     page = client.get(base).content.decode()
     assert page.index("Which?") < page.index("And which?") and "<em>So</em>" in page
     client.post(f"{base}{first.pk}/move/", {"to": "down"})
     assert list(project.questions.standing()) == [second, first]
     assert "Two." in client.get(f"{base}{first.pk}/").content.decode()
-    client.post(f"{base}{first.pk}/", sent | {"answer_c": "Three.", "right": ["c", "a"]})
+    client.post(f"{base}{first.pk}/", SENT | {"answer_c": "Three.", "right": ["c", "a"]})
     assert client.get(f"{base}{first.pk}/").status_code == 404
     changed = project.questions.standing()[1]
     assert (changed.answers, changed.right) == (["One.", "Two.", "Three."], ["a", "c"])
