@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -61,6 +62,15 @@ class Server:
         self.process.wait(timeout=30)
 
 
+def hold_session(context, person, url):
+    """Sign a person in by the session's cookie, in every tab, whoever was signed in before."""
+    client = Client()
+    client.force_login(person)
+    session = client.cookies[settings.SESSION_COOKIE_NAME].value
+    origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
+    context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": origin}])
+
+
 @pytest.fixture
 def server(process_environment, tmp_path):
     server = Server(process_environment, tmp_path / "gunicorn.log")
@@ -74,11 +84,8 @@ def desk_there(server, open_browser, bob, project):
     """Bob's desk on that server, signed in by the session's cookie."""
 
     def open_desk():
-        client = Client()
-        client.force_login(bob)
         context = open_browser()
-        session = client.cookies[settings.SESSION_COOKIE_NAME].value
-        context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": server.url}])
+        hold_session(context, bob, server.url)
         page = context.new_page()
         page.goto(server.url + reverse("labeling:label", args=[project.slug]))
         page.wait_for_load_state("networkidle")
@@ -206,12 +213,7 @@ def test_somebody_who_signs_in_meanwhile_says_nothing_in_anothers_name(
     page.context.set_offline(True)
     waiting = press(page, "1")
     expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser")
-    client = Client()
-    client.force_login(carol)
-    session = client.cookies[settings.SESSION_COOKIE_NAME].value
-    page.context.add_cookies(
-        [{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": page.url.rsplit("/p/")[0]}]
-    )
+    hold_session(page.context, carol, page.url)
     page.context.set_offline(False)
     expect(page.get_by_role("status")).to_contain_text(
         "Somebody else is signed in in this browser; 1 answer of yours is kept.", timeout=15_000
@@ -323,12 +325,7 @@ def test_an_empty_desk_on_which_somebody_else_is_signed_in_leads_to_the_way_out(
     pairs(1)
     page = desk(reduced_motion="reduce")
     page.wait_for_load_state("networkidle")
-    client = Client()
-    client.force_login(carol)
-    session = client.cookies[settings.SESSION_COOKIE_NAME].value
-    page.context.add_cookies(
-        [{"name": settings.SESSION_COOKIE_NAME, "value": session, "url": page.url.split("/p/")[0]}]
-    )
+    hold_session(page.context, carol, page.url)
     page.keyboard.press("4")
     expect(page.get_by_role("heading", name="Somebody else is signed in")).to_be_visible()
     assert faults_of(page) == [] and judged() == []
