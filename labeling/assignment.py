@@ -7,6 +7,7 @@ constraint on (comparison, slot) would refuse anything else.
 
 import random
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 
 from django.db import transaction
@@ -51,13 +52,12 @@ def next_for(annotator: User, project: Project, holding: Iterable[int] = ()) -> 
         )
         member.project = project
         live = Assignment.objects.live().filter(annotator=annotator, comparison__project=project)
-        leases = list(live.select_related("comparison__project").order_by("id"))
-        for lease in leases:
-            if lease.pk not in holding:
-                renew(lease)
-                return lease
+        leases = live.select_related("comparison__project").order_by("id")
+        for lease in leases.exclude(pk__in=holding):
+            with suppress(Conflict):  # answered or given to another since it was read
+                return renew(lease)
         qualification.check(member)
-        if len(leases) >= MAX_LIVE_LEASES:
+        if live.count() >= MAX_LIVE_LEASES:
             return None
         return _lease_next(annotator, project)
 

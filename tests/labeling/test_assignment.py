@@ -1,7 +1,10 @@
 import re
+import time
+import uuid
+from threading import Event, Thread
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from labeling.assignment import (
@@ -14,6 +17,7 @@ from labeling.assignment import (
     skip,
     take_slot,
 )
+from labeling.judging import record
 from labeling.models import Assignment, Comparison, Membership
 
 pytestmark = pytest.mark.django_db
@@ -172,6 +176,48 @@ def test_an_answered_comparison_does_not_come_back(project, bob, make_comparison
 def test_no_slot_is_left_when_all_are_held(project, bob, comparison):
     next_for(bob, project)
     assert take_slot(comparison) is None
+
+
+@pytest.fixture
+def while_answering():
+    """An answer of another request that is stored, and is committed once somebody waits for its row."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    stored = Event()
+
+    def answer(assignment):
+        with transaction.atomic():
+            record(assignment, "tie", uuid.uuid4())
+            stored.set()
+            with connection.cursor() as cursor:
+                for _ in range(1000):
+                    cursor.execute(waiting)
+                    if cursor.fetchone()[0]:
+                        break
+                    time.sleep(0.01)
+        connection.close()
+
+    def begin(assignment):
+        thread = Thread(target=answer, args=(assignment,))
+        thread.start()
+        assert stored.wait(30)
+        return thread
+
+    return begin
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("left", [0, 1])
+def test_an_answer_that_arrives_while_the_next_is_looked_for_is_not_asked_again(
+    project, bob, make_comparison, while_answering, left
+):
+    for _ in range(1 + left):
+        make_comparison()
+    answering = while_answering(next_for(bob, project))
+    following = next_for(bob, project)
+    answering.join()
+    assert (following is not None) == bool(left)
+    assert not left or following.outcome == ""
+    assert Assignment.objects.filter(outcome="judged").count() == 1
 
 
 def plan_for(person, project):
