@@ -39,6 +39,27 @@ def django_db_modify_db_settings(embedded_servers, django_db_modify_db_settings_
 
 
 @pytest.fixture(scope="session")
+def django_db_setup(django_db_setup):
+    """Empty the database after a test by DELETE: to truncate every table takes twenty times as long.
+
+    What migrating put into the tables of content types and permissions stays there, and need not be made again.
+    """
+    from django.db import connection
+    from django.db.models.signals import post_migrate
+
+    def sql_flush(style, tables, **_options):
+        emptied = set(tables) - {"django_content_type", "auth_permission"}
+        deletes = [f"DELETE FROM {connection.ops.quote_name(table)}" for table in sorted(emptied)]
+        # As a replica PostgreSQL looks at no constraint: all rows go, and every one that another needs.
+        return ["SET LOCAL session_replication_role = replica", *deletes]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection.ops, "sql_flush", sql_flush)
+        patch.setattr(post_migrate, "receivers", [])
+        yield
+
+
+@pytest.fixture(scope="session")
 def broker_url(embedded_servers):
     from django.conf import settings
 
