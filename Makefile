@@ -16,9 +16,9 @@ install: .venv/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	@touch $@
 
-# A process a core, each with servers of its own; a file's tests stay together.
+# Several processes, each with servers of its own (tests/conftest.py says how many); a file's tests stay together.
 test: install chromium gettext
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

@@ -10,6 +10,18 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One more than cores: a third of their time tests wait for browsers, servers and processes."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, then those of the browser, so that no process ends long after the others."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, item.get_closest_marker("browser") is None))
+
+
 @pytest.fixture(autouse=True)
 def speak_english():
     """A request leaves its person's language behind in the thread."""

@@ -131,6 +131,7 @@ def test_what_my_answers_did(sign_in, bob, project, look):
     assert found == {name: [] for name in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS)
 def test_the_pages_of_managers(sign_in, open_browser, alice, bob, project, look):
     save_guidelines(project, "# Be kind\n\nAnd *short*.", alice)

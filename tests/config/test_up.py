@@ -14,7 +14,7 @@ import pytest
 from config.supervisor import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def wait_for(condition, seconds=60):

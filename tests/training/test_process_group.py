@@ -115,6 +115,7 @@ def test_bad_input_of_two_is_the_sentence_of_one(queued_run, prompts_file, two):
     assert "line 2" in run.message
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_a_run_goes_on_after_a_kill_and_two_processes_write_what_one_writes(
     queued_run, two, settings, monkeypatch
