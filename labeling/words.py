@@ -63,7 +63,7 @@ def desk_words() -> Words:
         "sign-out": _("Sign out"),
         "signed-out": _("You are signed out."),
         "sign-in": _("Sign in again"),
-        "undo-offline": _("No connection. Your last answer stands."),
+        "undo-offline": _("No connection. Try once more to take your last answer back."),
         "texts-offline": _("No connection, so the answer's own text did not come."),
         # What an answer still lacks, or takes along
         "rate-first": _("First rate answer %(letter)s: %(criterion)s"),

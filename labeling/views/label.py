@@ -61,7 +61,7 @@ def label(request: HttpRequest, slug: str) -> HttpResponse:
         current = revised.assignment if revised else handing.next_for(request.user, project)
     except NotQualified:
         return redirect("labeling:qualification", project.slug)
-    ahead = None
+    ahead, last = None, judging.latest(request.user, project)
     if current:
         with suppress(NotQualified):
             ahead = handing.next_for(request.user, project, holding=[current.pk])
@@ -76,6 +76,7 @@ def label(request: HttpRequest, slug: str) -> HttpResponse:
             else on_screen(current, keys),
             "again": said_before(revised) if revised else None,
             "ahead": on_screen(ahead, keys),
+            "last": last and last.pk,
             "keys": as_written(keys),
             "own_keys": keys,
             "progress": progress(request.user, project),
@@ -276,19 +277,41 @@ def put_aside(user: User, project: Project, values: dict[str, Any]) -> dict[str,
 
 @desk_post
 def undo(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
-    """Take back the answer to the assignment named, or the last one; a second time changes nothing."""
+    """Take one answer back, once however often it is asked; `last` is the one to take back after it."""
+    assignment, judgment = to_take_back(user, project, values)
+    if judgment:
+        assignment = judging.withdraw(judgment)
+    last = judging.latest(user, project)
+    return {
+        "assignment": assignment.pk,
+        "html": fragment(assignment, user),
+        "draft": said_before(judgment)["draft"] if judgment else {},
+        "last": last and last.pk,
+    }
+
+
+def to_take_back(user: User, project: Project, values: dict[str, Any]) -> tuple[Assignment, Judgment | None]:
+    """The answer meant, by its number or by the key that it was sent with; None if it never arrived.
+
+    A page or an outbox older than these names meant whatever stands of an assignment, or the person's last answer.
+    """
+    if "judgment" in values:
+        (pk,) = ids([values["judgment"]])
+        judgment = access_judgment(user, pk)
+        return judgment.assignment, judgment
     if "assignment" in values:
         (pk,) = ids([values["assignment"]])
         assignment = access_assignment(user, pk)
-        judgment = assignment.judgments.current().first()
-    else:
-        judgment = judging.latest(user, project)
-        if judgment is None:
-            raise handing.Conflict(_("There is no answer of yours to take back."))
-    if judgment:
-        assignment = judging.withdraw(judgment)
-    said = said_before(judgment) if judgment else {"draft": {}}
-    return {"assignment": assignment.pk, "html": fragment(assignment, user), "draft": said["draft"]}
+        meant = (
+            {"client_key": judging.clean_key(values["client_key"])}
+            if "client_key" in values
+            else {"is_current": True}
+        )
+        return assignment, assignment.judgments.filter(**meant).first()
+    judgment = judging.latest(user, project)
+    if judgment is None:
+        raise handing.Conflict(_("There is no answer of yours to take back."))
+    return judgment.assignment, judgment
 
 
 @desk_post

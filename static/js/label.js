@@ -24,7 +24,8 @@ const HISTORY = 20;
 
 let current = null; // the article on screen
 let ahead = []; // articles that come next
-let history = []; // what was answered in this page, newest last: {article, entry, draft}
+let history = []; // what was answered in this page, newest last: {article, entry, key, draft}
+let last = Number(urls.last ?? 0); // the newest answer that the server has, by its number
 let filling = false;
 let soon; // the timer of that look
 let soonMs = LOOK_SOON_MS;
@@ -42,6 +43,8 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
     if (entry.about.kind === "undo") say(words("taken-back"));
     if (entry.about.kind === "skip") say(words("skipped"));
     if (entry.about.kind === "flag") say(words("reported"));
+    if (entry.url === urls.answerUrl) takeBackNext(reply.judgment);
+    if (entry.url === urls.undoUrl) takeBackNext(reply.last);
     if (entry.about.kind !== "undo") forget(entry.body.assignment);
     if (!current) fill(); // the connection is back
   },
@@ -230,7 +233,7 @@ function answer(said) {
   };
   say(words("saving"));
   const entry = outbox.add(urls.answerUrl, body, { kind: "answer" });
-  remember({ article, entry, draft: { ...draft, ratings } });
+  remember({ article, entry, key: body.client_key, draft: { ...draft, ratings } });
   if (!article.dataset.revises) count(1);
   advance();
   outbox.flush().then(fill);
@@ -255,7 +258,16 @@ function lacks(said) {
 
 function remember(answered) {
   history = [...history, answered].slice(-HISTORY);
-  document.querySelector("[data-do=undo]").disabled = false;
+  offerUndo();
+}
+
+function takeBackNext(judgment) {
+  last = judgment ?? 0;
+  offerUndo();
+}
+
+function offerUndo() {
+  document.querySelector("[data-do=undo]").disabled = !history.length && !last;
 }
 
 function putAside(kind, reason, text) {
@@ -266,25 +278,33 @@ function putAside(kind, reason, text) {
   outbox.flush().then(fill);
 }
 
-async function undo() {
-  const last = history.pop();
-  if (last) {
-    const unsent = outbox.cancel(last.entry);
-    if (unsent) say(words("taken-back"));
-    else outbox.add(urls.undoUrl, { assignment: id(last.article) }, { kind: "undo" });
-    // A change that was not sent leaves the answer that was there; one that was sent takes that back as well.
-    if (!unsent || !last.article.dataset.revises) count(-1);
-    if (!unsent) delete last.article.dataset.revises;
-    putInFront(last.article, last.draft);
-    return;
-  }
-  await outbox.flush();
-  const outcome = await post(urls.undoUrl, {});
+function undo() {
+  const answered = history.pop();
+  if (!answered) return undoEarlier();
+  const { article, entry, key, draft } = answered;
+  const unsent = outbox.cancel(entry);
+  if (unsent) say(words("taken-back"));
+  else outbox.add(urls.undoUrl, { assignment: id(article), client_key: key }, { kind: "undo" });
+  // A change that was not sent leaves the answer that was there; one that was sent takes that back as well.
+  if (!unsent || !article.dataset.revises) count(-1);
+  if (!unsent) delete article.dataset.revises;
+  putInFront(article, draft);
+}
+
+// What was answered before this page was loaded. It is named, so that a second try takes nothing else back.
+async function undoEarlier() {
+  if (!(await outbox.flush())) return; // which has said why; what waits may be the answer that is meant
+  const judgment = last;
+  const outcome = await post(urls.undoUrl, { judgment });
+  if (judgment !== last) return; // a press before this one has done it
   const { done, reply, refused, message } = outcome;
   if (outcome.signedOut) saySignedOut(outcome);
-  else if (refused) say(message, "needs");
-  else if (!done) say(words("undo-offline"), "needs");
+  else if (refused) {
+    takeBackNext(null); // it was changed elsewhere, and this page knows no other
+    say(message, "needs");
+  } else if (!done) say(words("undo-offline"), "needs");
   else {
+    takeBackNext(reply.last);
     count(-1);
     say(words("taken-back"));
     putInFront(parse(reply.html), reply.draft);

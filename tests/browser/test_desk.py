@@ -74,15 +74,45 @@ def test_the_comparison_taken_back_can_be_answered_anew(desk, pairs, judged, unt
     assert Judgment.objects.filter(assignment=first).count() == 2
 
 
-def test_undo_works_after_a_reload_too(desk, pairs, judged, until):
-    pairs(3)
+def test_undo_after_a_reload_takes_back_the_last_answer_and_no_other(desk, pairs, judged, until):
+    pairs(4)
     page = desk()
+    given = [press(page, "4"), press(page, "1")]
+    until(lambda: len(judged()) == 2)
+    page.reload()
+    page.wait_for_load_state("networkidle")
+    page.route("**/label/undo/", lambda route: (route.fetch(), route.abort()), times=1)
+    page.keyboard.press("z")
+    expect(page.get_by_role("status")).to_have_text(
+        "No connection. Try once more to take your last answer back."
+    )
+    assert [one.assignment_id for one in judged()] == given[:1]  # the receipt alone was lost
+    page.keyboard.press("z")
+    expect(page.locator(f"#stage article[data-assignment='{given[1]}']")).to_be_visible()
+    assert [one.assignment_id for one in judged()] == given[:1]
+    page.keyboard.press("z")
+    expect(page.locator(f"#stage article[data-assignment='{given[0]}']")).to_be_visible()
+    assert judged() == []
+    expect(page.get_by_role("button", name="Take it back")).to_be_disabled()
+
+
+def test_undo_after_a_reload_takes_nothing_back_while_an_answer_waits(desk, pairs, judged, until):
+    pairs(4)
+    page = desk()
+    page.wait_for_load_state("networkidle")
     first = press(page, "4")
     until(lambda: len(judged()) == 1)
+    page.route(
+        "**/label/answer/", lambda route: route.fulfill(status=500, body="<h1>Server Error (500)</h1>")
+    )
+    press(page, "1")
     page.reload()
+    expect(page.get_by_role("status")).to_contain_text("The server failed on 1 answer.")
     page.keyboard.press("z")
-    expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
-    until(lambda: judged() == [])
+    page.wait_for_load_state("networkidle")
+    page.unroute("**/label/answer/")
+    until(lambda: len(judged()) == 2)
+    assert judged()[0].assignment_id == first and Judgment.objects.count() == 2
 
 
 def test_the_next_comparison_is_there_before_the_answer_has_left(desk, pairs, judged, until):
@@ -173,15 +203,18 @@ def test_an_answer_taken_back_before_it_left_never_arrives(desk, pairs, judged, 
     pairs(4)
     page = desk()
     page.wait_for_load_state("networkidle")
-    page.context.set_offline(True)
+    under_way = []
+    page.route("**/label/answer/", lambda route: under_way.append(route), times=1)
     first = press(page, "1")
-    expect(page.get_by_role("status")).to_contain_text("kept in this browser")
+    until(lambda: under_way)
+    second = press(page, "1")  # waits for the first to arrive
     page.keyboard.press("z")
-    expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
-    page.context.set_offline(False)
-    press(page, "7")
-    until(lambda: len(judged()) == 1)
-    assert Judgment.objects.count() == 1 and judged()[0].strength == 3
+    expect(page.locator(f"#stage article[data-assignment='{second}']")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text("Taken back")
+    press(page, "6")
+    under_way[0].continue_()
+    until(lambda: [(one.assignment_id, one.strength) for one in judged()] == [(first, 3), (second, 2)])
+    assert Judgment.objects.count() == 2
 
 
 def test_a_session_that_ends_keeps_the_answer_until_the_next_sign_in(

@@ -219,6 +219,40 @@ def test_undo_of_a_named_answer_sent_twice_takes_nothing_else_back(
     assert Judgment.objects.current().count() == 1
 
 
+def test_an_undo_takes_back_the_answer_that_it_names_and_no_later_one(as_bob, desk, bob, project, comparison):
+    assignment = next_for(bob, project)
+    keys = [str(uuid.uuid4()) for _ in range(2)]
+    named = {"assignment": assignment.pk, "client_key": keys[0]}
+    assert desk("undo", **named)[0] == 200  # the answer never arrived, and there is nothing to take back
+    for key in keys:
+        desk("answer", assignment=assignment.pk, client_key=key, verdict="tie")
+        if key == keys[0]:
+            assert desk("undo", **named)[0] == desk("undo", **named)[0] == 200
+    assert desk("undo", **named) == (
+        409,
+        {"message": "This answer was changed or taken back in the meantime."},
+    )
+    assert [str(one.client_key) for one in Judgment.objects.current()] == [keys[1]]
+
+
+def test_the_page_names_the_last_answer_and_an_undo_the_one_before_it(
+    as_bob, desk, bob, project, make_comparison
+):
+    for _ in range(3):
+        make_comparison()
+    assert "data-last" not in as_bob.get(f"/p/{project.slug}/label/").content.decode()
+    given = []
+    for _ in range(2):
+        key, assignment = str(uuid.uuid4()), next_for(bob, project)
+        reply = desk("answer", assignment=assignment.pk, client_key=key, verdict="tie")[1]
+        given.append(reply["judgment"])
+    assert f'data-last="{given[1]}"' in as_bob.get(f"/p/{project.slug}/label/").content.decode()
+    replies = [desk("undo", judgment=given[1]) for _ in range(2)]  # the first receipt was lost
+    assert replies[0] == replies[1] and replies[0][1]["last"] == given[0]
+    assert [one.pk for one in Judgment.objects.current()] == [given[0]]
+    assert desk("undo", judgment=given[0])[1]["last"] is None
+
+
 def test_undo_with_nothing_to_take_back_says_so(as_bob, desk):
     assert desk("undo") == (409, {"message": "There is no answer of yours to take back."})
 
