@@ -8,7 +8,7 @@ import { Outbox, newKey, post } from "./outbox.js";
 import { Ranking, drawNoRanking } from "./ranking.js";
 import { focusOn, nextUnrated, rateByKey, ratingsOf, showRatings } from "./ratings.js";
 import { followSides, offerDifferences, showSide, toggleApart, toggleDifferences, turnSide } from "./sides.js";
-import { say, sayWithLink, saySignedOut } from "./status.js";
+import { hasActed, hold, say, sayInPassing, sayWithLink, saySignedOut } from "./status.js";
 import { words } from "./words.js";
 
 const stage = document.querySelector("#stage");
@@ -39,10 +39,10 @@ let hiddenSince = null;
 // One outbox a person, not a project: whichever desk is open sends what waits.
 const outbox = new Outbox(`tastemaker:${urls.person}`, {
   delivered: (entry, reply, left) => {
-    if (entry.about.kind === "answer") say(words(left ? "saving" : "saved"));
-    if (entry.about.kind === "undo") say(words("taken-back"));
-    if (entry.about.kind === "skip") say(words("skipped"));
-    if (entry.about.kind === "flag") say(words("reported"));
+    if (entry.about.kind === "answer") sayInPassing(words(left ? "saving" : "saved"));
+    if (entry.about.kind === "undo") sayInPassing(words("taken-back"));
+    if (entry.about.kind === "skip") sayInPassing(words("skipped"));
+    if (entry.about.kind === "flag") sayInPassing(words("reported"));
     if (entry.url === urls.answerUrl) takeBackNext(reply.judgment);
     if (entry.url === urls.undoUrl) takeBackNext(reply.last);
     if (entry.about.kind !== "undo") forget(entry.body.assignment);
@@ -52,6 +52,7 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
     // What the project asks for may have changed since this page was loaded.
     if (status === 400) sayNotAskedFor(message);
     else say(message || words("refused"), "harm");
+    hold();
     if (entry.about.kind === "answer") {
       if (!entry.body.revises) count(-1);
       // It did not fit what the project asks for by now: back to the person, with all that was said beside it.
@@ -66,8 +67,8 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
   },
   waiting: (left, outcome) => {
     if (outcome.signedOut) saySignedOut(outcome, left);
-    else if (outcome.faulty) say(words("kept-faulty", { count: left }), "harm");
-    else say(words("kept-offline", { count: left }), "needs");
+    else if (outcome.faulty) sayInPassing(words("kept-faulty", { count: left }), "harm");
+    else sayInPassing(words("kept-offline", { count: left }), "needs");
   },
 });
 
@@ -231,7 +232,8 @@ function answer(said) {
     ...(draft.edit && { edit_side: draft.edit.side, edit_text: draft.edit.text }),
     ...said,
   };
-  say(words("saving"));
+  hasActed();
+  sayInPassing(words("saving"));
   const entry = outbox.add(urls.answerUrl, body, { kind: "answer" });
   remember({ article, entry, key: body.client_key, draft: { ...draft, ratings } });
   if (!article.dataset.revises) count(1);
@@ -273,6 +275,7 @@ function offerUndo() {
 function putAside(kind, reason, text) {
   if (!current) return;
   const body = { assignment: id(current), outcome: kind, reason, text };
+  hasActed();
   outbox.add(urls.putAsideUrl, body, { kind });
   advance();
   outbox.flush().then(fill);

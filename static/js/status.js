@@ -4,10 +4,28 @@ import { words } from "./words.js";
 
 const status = document.querySelector(".status");
 const { loginUrl, logoutUrl } = document.querySelector("#stage").dataset;
+const READ_MS = 4000; // enough to read a refusal
+
+let heldSince = null; // since when the line has said what nothing in passing replaces
 
 export function say(sentence, tone = "") {
+  heldSince = null;
   status.className = `status ${tone}`;
   if (status.textContent !== sentence) status.textContent = sentence;
+}
+
+// What becomes of answers meanwhile.
+export function sayInPassing(sentence, tone) {
+  if (heldSince === null) say(sentence, tone);
+}
+
+// What the line says now stands until the person has had time to read it and has done something since.
+export function hold() {
+  heldSince = performance.now();
+}
+
+export function hasActed() {
+  if (heldSince !== null && performance.now() - heldSince > READ_MS) heldSince = null;
 }
 
 export function sayWithLink(sentence, href, text, tone) {

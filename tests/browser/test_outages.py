@@ -14,7 +14,7 @@ from django.test import Client
 from django.urls import reverse
 from playwright.sync_api import expect
 
-from labeling.models import Edit, Judgment, Project
+from labeling.models import Assignment, Edit, Judgment, Project
 from labeling.qualification import add_questions, build_question
 from tests.browser.conftest import PASSWORD, wait_for_receipts
 from tests.browser.test_axe import faults_of
@@ -256,6 +256,31 @@ def test_an_answer_that_the_server_fails_on_keeps_no_other_back(desk, pairs, jud
     page.unroute("**/label/answer/")
     until(lambda: {one.assignment_id for one in judged()} == {failing, *others})
     assert Judgment.objects.count() == 3
+
+
+def test_a_refusal_can_be_read_before_what_becomes_of_others_takes_its_place(desk, pairs, judged, until):
+    pairs(5)
+    page = desk()
+    page.clock.install()
+    page.reload()
+    page.wait_for_load_state("networkidle")
+    status = page.get_by_role("status")
+    page.context.set_offline(True)
+    refused, kept = press(page, "1"), shown(page)
+    page.keyboard.press("1")
+    expect(status).to_contain_text("2 answers are kept in this browser")
+    Assignment.objects.filter(pk=refused).update(outcome="skipped", slot=None)
+    page.context.set_offline(False)
+    until(lambda: [one.assignment_id for one in judged()] == [kept])
+    wait_for_receipts(page)
+    expect(status).to_have_text("You have skipped this comparison already.")
+    press(page, "1")
+    until(lambda: len(judged()) == 2)
+    wait_for_receipts(page)
+    expect(status).to_have_text("You have skipped this comparison already.")
+    page.clock.fast_forward(5_000)
+    press(page, "1")
+    expect(status).to_have_text("Last answer saved")
 
 
 def test_what_cannot_be_read_in_the_browsers_storage_stops_nothing(desk, pairs, judged, bob, until):
