@@ -1,7 +1,7 @@
 """Columns that came since 0008 have defaults in the database, so that a process of before can still write rows.
 
-And on the way back, before 0011 makes repeats into comparisons like any other: those that are open are closed, so
-that nobody else is asked them.
+And on the way back, before 0011 makes repeats into comparisons like any other: those that are open are closed and
+their leases end, so that nobody is asked them.
 """
 
 import django.contrib.postgres.fields
@@ -9,7 +9,11 @@ import labeling.keys
 import labeling.models.projects
 from django.db import migrations, models
 
-CLOSE_REPEATS = "UPDATE labeling_comparison SET closed_at = now() WHERE repeats_id IS NOT NULL AND closed_at IS NULL"
+CLOSE_REPEATS = """
+WITH closed AS (
+    UPDATE labeling_comparison SET closed_at = now() WHERE repeats_id IS NOT NULL AND closed_at IS NULL RETURNING id)
+UPDATE labeling_assignment lease SET slot = NULL FROM closed WHERE lease.comparison_id = closed.id AND lease.outcome = ''
+"""
 
 
 class Migration(migrations.Migration):

@@ -1,8 +1,11 @@
 """What migrations hand over, tried on rows of before."""
 
+from datetime import timedelta
+
 import pytest
 from django.db import connection, transaction
 from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
 
 from labeling.assignment import flag, next_for, skip
 from labeling.models import Assignment, Project, User
@@ -51,10 +54,20 @@ def test_on_the_way_back_an_open_repeat_becomes_a_question_for_nobody(project, b
     judgment = answer_left(next_for(bob, project))
     with transaction.atomic():
         repeat = repeat_of(judgment)
+    lease = lease_of(repeat, bob)
     migrate(("labeling", "0013_qualification"))
     with connection.cursor() as cursor:
         cursor.execute("SELECT closed_at IS NULL FROM labeling_comparison WHERE id = %s", [repeat.pk])
         assert cursor.fetchone() == (False,)
+        cursor.execute("SELECT slot FROM labeling_assignment WHERE id = %s", [lease.pk])
+        assert cursor.fetchone() == (None,)
+
+
+def lease_of(repeat, person):
+    until = timezone.now() + timedelta(minutes=5)
+    return Assignment.objects.create(
+        comparison=repeat, annotator=person, slot=0, sides=[1, 0], leased_until=until
+    )
 
 
 def test_what_was_put_aside_before_gets_its_project(
