@@ -1,7 +1,8 @@
 """The lists of a project are read by indexes that know the project.
 
 Nobody waits for it, on large tables either: rows are filled in some thousands at a time, and indexes are made while
-others write. Stopped in the middle it can be started again, after an index that is marked invalid was dropped.
+others write. Stopped in the middle, in either direction, it can be started again: an index that is there already,
+whole or not, is made anew.
 """
 
 from django.contrib.postgres.operations import AddIndexConcurrently, RemoveIndexConcurrently
@@ -31,13 +32,29 @@ def fill(apps, schema_editor):
                 (last,) = cursor.fetchone()
 
 
+class AddIndex(AddIndexConcurrently):
+    def database_forwards(self, app_label, schema_editor, *states):
+        drop(self.index.name, schema_editor)
+        super().database_forwards(app_label, schema_editor, *states)
+
+
+class RemoveIndex(RemoveIndexConcurrently):
+    def database_backwards(self, app_label, schema_editor, *states):
+        drop(self.name, schema_editor)
+        super().database_backwards(app_label, schema_editor, *states)
+
+
+def drop(index, schema_editor):
+    schema_editor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")
+
+
 class Migration(migrations.Migration):
     atomic = False
     dependencies = [("labeling", "0015_put_aside_in")]
 
     operations = [
         migrations.RunPython(fill, migrations.RunPython.noop),
-        AddIndexConcurrently(
+        AddIndex(
             model_name="assignment",
             index=models.Index(
                 fields=["put_aside_in", "-id", "outcome"],
@@ -45,7 +62,7 @@ class Migration(migrations.Migration):
                 name="assignment_aside_by_project",
             ),
         ),
-        AddIndexConcurrently(
+        AddIndex(
             model_name="assignment",
             index=models.Index(
                 fields=["put_aside_in", "-id"],
@@ -53,7 +70,7 @@ class Migration(migrations.Migration):
                 name="assignment_waits_by_project",
             ),
         ),
-        AddIndexConcurrently(
+        AddIndex(
             model_name="assignment",
             index=models.Index(
                 fields=["put_aside_in", "-handled_at", "-id"],
@@ -61,13 +78,13 @@ class Migration(migrations.Migration):
                 name="assignment_handled_by_project",
             ),
         ),
-        AddIndexConcurrently(
+        AddIndex(
             model_name="assignment",
             index=models.Index(
                 fields=["comparison"], condition=Q(handling="closed"), name="assignment_closing_report"
             ),
         ),
-        AddIndexConcurrently(
+        AddIndex(
             model_name="comparison",
             index=models.Index(
                 fields=["project", "id"],
@@ -75,6 +92,6 @@ class Migration(migrations.Migration):
                 name="comparison_repeats_by_project",
             ),
         ),
-        RemoveIndexConcurrently(model_name="assignment", name="assignment_put_aside"),
-        RemoveIndexConcurrently(model_name="assignment", name="assignment_report_waits"),
+        RemoveIndex(model_name="assignment", name="assignment_put_aside"),
+        RemoveIndex(model_name="assignment", name="assignment_report_waits"),
     ]

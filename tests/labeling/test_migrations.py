@@ -70,7 +70,7 @@ def lease_of(repeat, person):
     )
 
 
-def test_what_was_put_aside_before_gets_its_project(
+def test_what_was_put_aside_before_gets_its_project_and_indexes_by_it(
     project, alice, bob, make_comparison, make_annotator, migrate, monkeypatch
 ):
     other = create_project("Other", alice)
@@ -79,10 +79,33 @@ def test_what_was_put_aside_before_gets_its_project(
         for aside in (skip, flag, skip, flag, skip, lambda *_: None):
             make_comparison(project=place)
             aside(next_for(person, place), "other")
+    leave_behind("assignment_put_aside")
     migrate(("labeling", "0014_defaults"))
+    assert definitions("assignment_put_aside").pop().count("outcome") == 2
+    leave_behind("assignment_aside_by_project", "assignment_waits_by_project")
     monkeypatch.setattr("labeling.migrations.0016_lists_by_project.ROWS_AT_A_TIME", 2)
     migrate(*newest())
     assert Assignment.objects.count() == 12
     for place in (project, other):
         of_place = Assignment.objects.filter(comparison__project=place)
         assert set(place.put_aside.all()) == set(of_place.exclude(outcome=""))
+    anew = definitions("assignment_aside_by_project", "assignment_waits_by_project")
+    assert len(anew) == 2 and all("put_aside_in_id" in definition for definition in anew)
+
+
+def leave_behind(*indexes):
+    """As a migration does that was stopped in the middle: the last one is not whole."""
+    with connection.cursor() as cursor:
+        for name in indexes:
+            cursor.execute(f"CREATE INDEX {name} ON labeling_assignment (id)")
+        cursor.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s::regclass", [name])
+
+
+def definitions(*indexes):
+    """What the whole ones among the indexes are made of."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indisvalid AND indexrelid::regclass::text = ANY(%s)",
+            [list(indexes)],
+        )
+        return [definition for (definition,) in cursor.fetchall()]
