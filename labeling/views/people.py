@@ -1,13 +1,15 @@
 """The people of a project: who may do what, and what they have given."""
 
 import secrets
+from collections import defaultdict
+from datetime import datetime
+from typing import NamedTuple
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import transaction
-from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Subquery
-from django.db.models.functions import Coalesce
+from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
@@ -16,11 +18,20 @@ from django.views.decorators.http import require_http_methods, require_POST
 from labeling.access import MANAGER, access_project
 from labeling.agreement import with_themselves
 from labeling.forms import PersonForm, RoleForm
-from labeling.models import Assignment, Judgment, Membership, Project, User
+from labeling.models import Judgment, Membership, Project, User
 from labeling.projects import add_member, remove_member
 from labeling.qualification import scores, standings
 
 PASSWORD_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that looks like another
+
+
+class Work(NamedTuple):
+    """What a person has given a project: how many answers that stand, and how much they put aside."""
+
+    answers: int = 0
+    last_answer: datetime | None = None
+    skipped: int = 0
+    flagged: int = 0
 
 
 @never_cache
@@ -49,13 +60,17 @@ def people(request: HttpRequest, slug: str) -> HttpResponse:
 def page(
     request: HttpRequest, project: Project, form: PersonForm, fresh: dict[str, str] | None
 ) -> dict[str, object]:
-    places = list(with_work(project))
+    work = work_by_person(project)
+    by_name = Membership.objects.active().filter(project=project).select_related("user")
+    places = list(by_name.order_by("user__username"))
+    places.sort(key=lambda place: -work[place.user_id].answers)
     consistency, round_of = with_themselves(project), qualifying(project, places)
     accounts = resettable(request.user).filter(memberships__in=places)
     answered_for = set(accounts.values_list("pk", flat=True))
     members = [
         {
             "place": place,
+            "work": work[place.user_id],
             "consistency": consistency.get(place.user_id),
             "qualifying": round_of[place.pk],
             "roles": RoleForm(initial={"role": place.role}, auto_id=f"id_%s_{place.pk}"),
@@ -84,30 +99,16 @@ def qualifying(project: Project, places: list[Membership]) -> dict[int, dict[str
     return found
 
 
-def with_work(project: Project) -> QuerySet[Membership]:
-    """Those in the project, each with `answers`, `last_answer`, `skipped` and `flagged`."""
-    own = (
-        Judgment.objects.current().filter(annotator=OuterRef("user"), comparison__project=project).order_by()
-    )
-    aside = Assignment.objects.filter(annotator=OuterRef("user"), comparison__project=project).order_by()
-
-    def count_of(rows: QuerySet, condition: Q) -> Coalesce:
-        return Coalesce(
-            Subquery(rows.filter(condition).values("annotator").annotate(n=Count("pk")).values("n")), 0
-        )
-
-    return (
-        Membership.objects.active()
-        .filter(project=project)
-        .select_related("user")
-        .annotate(
-            answers=count_of(own, Q()),
-            last_answer=Subquery(own.values("annotator").annotate(at=Max("created_at")).values("at")),
-            skipped=count_of(aside, Q(outcome="skipped")),
-            flagged=count_of(aside, Q(outcome="flagged")),
-        )
-        .order_by(F("answers").desc(), "user__username")
-    )
+def work_by_person(project: Project) -> dict[int, Work]:
+    """What each has given the project, and Work() of everybody else. Counted at once, not for one after the other."""
+    standing = Judgment.objects.current().filter(comparison__project=project).order_by().values("annotator")
+    aside = project.put_aside.order_by().values("annotator", "outcome")
+    work: dict[int, Work] = defaultdict(Work)
+    for row in standing.annotate(of=Count("pk"), last=Max("created_at")):
+        work[row["annotator"]] = Work(row["of"], row["last"])
+    for row in aside.annotate(of=Count("pk")):
+        work[row["annotator"]] = work[row["annotator"]]._replace(**{row["outcome"]: row["of"]})
+    return work
 
 
 @transaction.atomic

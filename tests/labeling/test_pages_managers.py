@@ -9,6 +9,9 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from knox.models import get_token_model
 
 from labeling.models import DatasetVersion, Membership, Project, Prompt, User
+from labeling.projects import create_project
+from labeling.views.people import work_by_person
+from tests.labeling.conftest import rows_read
 
 
 @pytest.fixture
@@ -170,13 +173,35 @@ def test_a_manager_cannot_take_over_an_administrator(as_alice, project, bob, rig
     assert as_alice.post(f"/p/{project.slug}/people/{place.pk}/password/").status_code == 403
 
 
-def test_people_shows_what_each_has_given(as_alice, project, bob, make_comparison, answer):
+def test_people_shows_what_each_has_given(
+    as_alice, project, bob, make_annotator, make_comparison, many_finished, answer
+):
+    idle = make_annotator()
     for _ in range(3):
-        make_comparison()
+        make_comparison(overlap=2)
         answer(bob)
+    many_finished(2, outcome="skipped")
+    many_finished(1, outcome="flagged")
     html = as_alice.get(f"/p/{project.slug}/people/").content.decode()
-    row = html[html.index("<bdi>bob</bdi>") :]
-    assert '<td class="number">3</td>' in row[: row.index("</tr>")]
+
+    def numbers(person):
+        row = html[html.index(f"<bdi>{person.username}</bdi>") :]
+        return re.findall(r'<td class="number[^>]*>(\d+)<', row[: row.index("</tr>")])
+
+    assert numbers(bob) == ["3", "2", "1"] and numbers(idle) == ["0", "0", "0"]
+    assert html.index("<bdi>bob</bdi>") < html.index("<bdi>alice</bdi>")  # whoever gave most stands first
+
+
+def test_people_reads_the_projects_answers_once(alice, project, bob, many_finished):
+    other = create_project("Other", alice)
+    for outcome in ("judged", "skipped", "flagged"):
+        many_finished(3_000, project=other, outcome=outcome)
+    many_finished(2_000)
+    many_finished(2, outcome="skipped")
+    # Each answer and its comparison, a few times on their way; none anew for each person, and none of the other's.
+    assert rows_read(lambda: work_by_person(project)) < 10 * 2_000
+    given = work_by_person(project)[bob.pk]
+    assert (given.answers, given.skipped, given.flagged) == (2_000, 2, 0) and given.last_answer
 
 
 # Data
