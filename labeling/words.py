@@ -28,7 +28,6 @@ def desk_words() -> Words:
         "refused": _("The server refused the last answer. Load the page again."),
         "not-asked-for": _("%(message)s. That comparison comes next. If the page does not ask for it:"),
         "load-again": _("load it again"),
-        "lease-lost": _("That comparison was away too long and went to someone else. Here is another."),
         "answered-before": _("You answered this before. Answer again to change it."),
         # Without a connection, or signed out
         "kept-offline": _by_count(

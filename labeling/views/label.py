@@ -40,6 +40,7 @@ SPEAKERS = {
     "user": gettext_lazy("User"),
     "assistant": gettext_lazy("Assistant"),
 }
+NOT_YOURS = gettext_lazy("This comparison is not yours any more.")
 MAX_IDS = 50
 PERSON_HEADER = "X-Person"  # whose page it is that posts
 
@@ -189,7 +190,7 @@ def desk_post(view: View) -> View:
             project = access_project(request.user, slug, *ANNOTATING)
             return JsonResponse(view(request.user, project, posted(request)))
         except Http404:
-            return JsonResponse({"message": _("This comparison is not yours any more.")}, status=404)
+            return JsonResponse({"message": str(NOT_YOURS)}, status=404)
         except (handing.Conflict, NotQualified) as conflict:
             return JsonResponse({"message": str(conflict)}, status=409)
         except ValidationError as error:
@@ -316,11 +317,13 @@ def to_take_back(user: User, project: Project, values: dict[str, Any]) -> tuple[
 
 @desk_post
 def renew(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
-    """Renew the leases of what the page shows or has ready; tell which of them are gone."""
-    lost = []
+    """Renew the leases of what the page shows or has ready; tell which of them are gone, and why."""
+    why = {}
     for pk in ids(values.get("assignments", [])):
         try:
             handing.renew(access_assignment(user, pk))
-        except (handing.Conflict, Http404):
-            lost.append(pk)
-    return {"lost": lost}
+        except handing.Conflict as conflict:
+            why[pk] = str(conflict)
+        except Http404:
+            why[pk] = str(NOT_YOURS)
+    return {"lost": list(why), "why": why}

@@ -3,6 +3,7 @@
 
 import { Better } from "./better.js";
 import { Drafts } from "./drafts.js";
+import { isGone, markGone } from "./gone.js";
 import { actOf, place } from "./keys.js";
 import { Outbox, newKey, post } from "./outbox.js";
 import { Ranking, drawNoRanking } from "./ranking.js";
@@ -62,7 +63,7 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
     }
     if (entry.about.kind === "undo") {
       count(1);
-      if (current && id(current) === entry.body.assignment) advance();
+      if (current && id(current) === entry.body.assignment) lose(message);
     }
   },
   waiting: (left, outcome) => {
@@ -107,9 +108,7 @@ function show(article) {
     followSides(article);
     showRatings(article, drafts.read(id(article)).ratings);
   }
-  for (const button of document.querySelectorAll(".verdict:not(.send), .extras [data-do]:not([data-do=undo])")) {
-    button.disabled = !article;
-  }
+  enable(Boolean(article));
   // Nobody puts aside what was answered before.
   for (const act of ["skip", "flag"]) document.querySelector(`[data-do=${act}]`).disabled ||= Boolean(article?.dataset.revises);
   unsaid = null;
@@ -118,6 +117,18 @@ function show(article) {
   scrollTo(0, 0);
   // What had the focus may have gone with the comparison; keys and screen readers go on from the stage.
   if (hadFocus && !holdsFocus()) stage.focus({ preventScroll: true });
+}
+
+// What can be done with the comparison on screen.
+function enable(is) {
+  for (const button of document.querySelectorAll(".verdict:not(.send), .extras [data-do]:not([data-do=undo])")) {
+    button.disabled = !is;
+  }
+}
+
+function lose(why) {
+  markGone(current, why);
+  enable(false);
 }
 
 function rankingOf(article) {
@@ -146,9 +157,14 @@ function count(by) {
 
 // What comes next
 
+// What is on screen or ready, and has not gone.
+function here() {
+  return [current, ...ahead].filter((article) => article && !isGone(article));
+}
+
 function held() {
   const waiting = outbox.entries().map((entry) => entry.body.assignment);
-  return [...new Set([...(current ? [current] : []), ...ahead].map(id).concat(waiting))];
+  return [...new Set(here().map(id).concat(waiting))];
 }
 
 async function fill() {
@@ -202,22 +218,24 @@ async function renew() {
   // An answer or an undo that has not arrived yet would make a lease look lost.
   if (!(await outbox.flush())) return;
   // What was answered before is nobody's lease.
-  const articles = [...(current ? [current] : []), ...ahead].filter((article) => !article.dataset.revises);
+  const articles = here().filter((article) => !article.dataset.revises);
   if (!articles.length) return;
   const { done, reply } = await post(urls.renewUrl, { assignments: articles.map(id) });
   if (!done) return;
   const lost = new Set(reply.lost);
   ahead = ahead.filter((article) => !lost.has(id(article)));
   if (current && lost.has(id(current))) {
-    say(words("lease-lost"), "needs");
-    advance();
-  } else fill();
+    const why = reply.why[id(current)];
+    lose(why);
+    say(why, "needs");
+  }
+  fill();
 }
 
 // What a person says
 
 function answer(said) {
-  if (!current || lacks(said)) return;
+  if (!current || isGone(current) || lacks(said)) return;
   const article = current;
   const draft = draftOf(article);
   const ratings = ratingsOf(article);
@@ -273,7 +291,7 @@ function offerUndo() {
 }
 
 function putAside(kind, reason, text) {
-  if (!current) return;
+  if (!current || isGone(current)) return;
   const body = { assignment: id(current), outcome: kind, reason, text };
   hasActed();
   outbox.add(urls.putAsideUrl, body, { kind });
@@ -324,7 +342,7 @@ function comeBack(article, draft) {
 // Before what is on screen, with all that was said beside it; it may stand there or ahead already.
 function putInFront(article, draft) {
   if (drafts.isEmpty(id(article))) drafts.change(id(article), draft);
-  ahead = [...(current ? [current] : []), ...ahead].filter((one) => id(one) !== id(article));
+  ahead = here().filter((one) => id(one) !== id(article));
   show(article);
 }
 
@@ -352,7 +370,7 @@ function closeReason() {
 }
 
 function forget(assignment) {
-  if (![current, ...ahead].some((article) => article && id(article) === assignment)) drafts.forget(assignment);
+  if (!here().some((article) => id(article) === assignment)) drafts.forget(assignment);
 }
 
 // What of a draft the project still takes.
@@ -381,7 +399,8 @@ stage.addEventListener("change", (event) => {
 
 const better = new Better(drafts, (kept) => {
   drawDraft();
-  if (kept) say(words("better-kept"));
+  // The dialog may have outlived its comparison.
+  if (kept && current && !isGone(current) && id(current) === better.assignment) say(words("better-kept"));
 });
 
 async function openBetter() {
@@ -433,11 +452,13 @@ const actions = {
   flag: () => openUnlessOff("flag"),
   undo: () => document.querySelector("[data-do=undo]").disabled || undo(),
   look: fill,
+  "go-on": advance,
   send: () => ranking?.sendable && answer(ranking.verdict),
   tied: () => ranking?.tie(),
   unrank: () => ranking?.clear(),
 };
 
+const STILL = ["undo", "guidelines", "keys", "differences", "apart"]; // what can be done beside a comparison that has gone
 const BESIDE = ["why", "better", "rate", "differences", "apart", "skip", "flag", "undo", "guidelines", "keys"];
 
 // What can be done by key now: places in an order, the verdicts of the bar, and what is beside them.
@@ -467,7 +488,9 @@ function onKey(event) {
   if (rating && /^arrow|^tab| /.test(event.key.toLowerCase())) return;
   if (!closed && !rating && event.target.closest("input, textarea, select, [contenteditable]")) return;
   const act = actOf(event, offered());
+  const goesOn = event.key === "Enter" ? !event.target.closest("button, a") : act && !STILL.includes(act);
   if (event.key === "Escape" && !drawer.hidden) toggleGuidelines();
+  else if (isGone(current) && goesOn) advance();
   else if (ranking && event.key === "Enter" && !event.target.closest("button:not(.chip), a")) actions.send();
   else if (ranking && event.key === "Backspace") actions.unrank();
   else if (act) perform(act);

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,6 +15,7 @@ from django.test import Client
 from django.urls import reverse
 from playwright.sync_api import expect
 
+from labeling.judging import revise
 from labeling.models import Assignment, Edit, Judgment, Project
 from labeling.qualification import add_questions, build_question
 from tests.browser.conftest import PASSWORD, wait_for_receipts
@@ -92,6 +94,11 @@ def desk_there(server, open_browser, bob, project):
         return page
 
     return open_desk
+
+
+def come_back_to(page):
+    """As after lunch: the page is looked at again, and renews its leases."""
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
 
 def say_much(page, ratings):
@@ -436,6 +443,54 @@ def test_an_order_taken_back_is_there_again(desk, pairs, judged, until):
     until(lambda: [one.ranking for one in judged()] == [said] and Judgment.objects.count() == 3)
     page.wait_for_load_state("networkidle")
     assert page.evaluate("Object.keys(localStorage).filter((key) => key.includes(':')).length") == 0
+
+
+def test_a_comparison_that_went_away_stays_until_the_person_goes_on(desk, pairs, judged, until):
+    pairs(4)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    status = page.get_by_role("status")
+    left = "Your time for this comparison ran out, and someone else has it now."
+    gone = shown(page)
+    page.keyboard.press("e")
+    page.get_by_label("As it should have been").fill("Quite another one.")
+    Assignment.objects.filter(pk=gone).update(slot=None)
+    come_back_to(page)
+    expect(page.locator("#stage .gone")).to_contain_text(left)
+    page.keyboard.press("Control+Enter")  # the dialog is still open
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(status).to_have_text(left)
+    expect(page.get_by_role("button", name="Skip")).to_be_disabled()
+    assert faults_of(page) == []
+    assert press(page, "1") == gone
+    second = press(page, "7")
+    until(lambda: [one.assignment_id for one in judged()] == [second])
+
+    third = shown(page)
+    Assignment.objects.filter(pk=third).update(outcome="skipped", slot=None)
+    come_back_to(page)
+    expect(page.locator("#stage .gone")).to_contain_text("You have skipped this comparison already.")
+    page.get_by_role("button", name="Show the next comparison").click()
+    expect(page.locator(f"#stage article:not([data-assignment='{third}'])")).to_be_visible()
+    expect(page.get_by_role("button", name="Skip")).to_be_enabled()
+
+
+def test_an_undo_that_is_refused_leaves_its_comparison_until_the_person_goes_on(desk, pairs, judged, until):
+    pairs(3)
+    page = desk()
+    first = press(page, "4")
+    until(lambda: len(judged()) == 1)
+    page.wait_for_load_state("networkidle")
+    page.context.set_offline(True)
+    page.keyboard.press("z")
+    expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
+    revise(judged()[0], "all_bad", uuid.uuid4())  # on the phone, say
+    page.context.set_offline(False)
+    expect(page.locator("#stage .gone")).to_contain_text(
+        "changed or taken back in the meantime", timeout=15_000
+    )
+    assert press(page, "1") == first
+    assert [one.verdict for one in judged()] == ["all_bad"] and Judgment.objects.count() == 2
 
 
 def test_two_tabs_on_one_comparison_store_one_answer_and_say_so(desk, pairs, judged, until):

@@ -260,14 +260,21 @@ def test_undo_with_nothing_to_take_back_says_so(as_bob, desk):
 def test_renewing_tells_which_leases_are_gone(
     as_bob, desk, project, bob, make_annotator, make_comparison, expire
 ):
-    make_comparison()
-    make_comparison()
+    for _ in range(3):
+        make_comparison()
     lost = next_for(bob, project)
+    done = next_for(bob, project, holding=[lost.pk])
+    desk("answer", assignment=done.pk, client_key=str(uuid.uuid4()), verdict="tie")
     kept = next_for(bob, project, holding=[lost.pk])
     expire(lost)
     assert next_for(make_annotator(), project).comparison == lost.comparison
     before = Assignment.objects.get(pk=kept.pk).leased_until
-    assert desk("renew", assignments=[lost.pk, kept.pk]) == (200, {"lost": [lost.pk]})
+    status, reply = desk("renew", assignments=[lost.pk, done.pk, kept.pk])
+    assert (status, reply["lost"]) == (200, [lost.pk, done.pk])
+    assert reply["why"] == {
+        str(lost.pk): "Your time for this comparison ran out, and someone else has it now.",
+        str(done.pk): "You have judged this comparison already.",
+    }
     assert Assignment.objects.get(pk=kept.pk).leased_until > before
 
 
@@ -285,7 +292,7 @@ def test_another_persons_assignment_cannot_be_answered(
     assert desk("answer", assignment=assignment.pk, client_key=key, verdict="tie")[0] == 404
     assert desk("put-aside", assignment=assignment.pk, outcome="skip", reason="other")[0] == 404
     assert desk("undo", assignment=assignment.pk)[0] == 404
-    assert desk("renew", assignments=[assignment.pk]) == (200, {"lost": [assignment.pk]})
+    assert desk("renew", assignments=[assignment.pk])[1]["lost"] == [assignment.pk]
     assert not Judgment.objects.exists()
 
 
