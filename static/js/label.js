@@ -203,7 +203,7 @@ async function fill() {
 function drawLack({ done, reply, signedOut, other }) {
   if (signedOut) drawEmpty(other ? "other" : "signed-out");
   else if (!done) lookSoon();
-  else if (!reply.html) drawEmpty(outbox.ids().length ? "coming" : "nothing");
+  else if (!reply.html) drawEmpty(outbox.isMoving ? "coming" : "nothing");
 }
 
 // Less and less often, and not in a tab that nobody looks at; one that is looked at again looks at once.
@@ -215,10 +215,10 @@ function lookSoon() {
 }
 
 async function renew() {
-  // An answer or an undo that has not arrived yet would make a lease look lost.
-  if (!(await outbox.flush())) return;
-  // What was answered before is nobody's lease.
-  const articles = here().filter((article) => !article.dataset.revises);
+  await outbox.flush();
+  // An answer or an undo that has not arrived yet would make a lease look lost; what was answered before is nobody's.
+  const waiting = new Set(outbox.entries().map((entry) => entry.body.assignment));
+  const articles = here().filter((article) => !article.dataset.revises && !waiting.has(id(article)));
   if (!articles.length) return;
   const { done, reply } = await post(urls.renewUrl, { assignments: articles.map(id) });
   if (!done) return;

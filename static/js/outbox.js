@@ -66,6 +66,7 @@ export class Outbox {
     this.prefix = `${name}:`;
     this.on = { delivered, refused, waiting };
     this.memory = new Map(); // in case the browser keeps no storage for us
+    this.failing = new Set(); // the assignments of what the server could not cope with when it was sent last
     this.retryMs = FIRST_RETRY_MS;
     this.count = 0;
     addEventListener("online", () => this.flush());
@@ -112,6 +113,11 @@ export class Outbox {
 
   entries() {
     return this.ids().map((id) => this.entry(id)).filter(Boolean);
+  }
+
+  // Whether something is there that can be expected to arrive soon.
+  get isMoving() {
+    return this.entries().some((entry) => !this.failing.has(entry.body.assignment));
   }
 
   remove(id) {
@@ -171,6 +177,7 @@ export class Outbox {
       const outcome = await post(entry.url, entry.body);
       if (outcome.faulty) {
         faulty.add(entry.body.assignment);
+        this.failing.add(entry.body.assignment);
         continue;
       }
       if (outcome.failed || outcome.signedOut) {
@@ -178,6 +185,7 @@ export class Outbox {
         return this.wait();
       }
       this.retryMs = FIRST_RETRY_MS;
+      this.failing.delete(entry.body.assignment);
       this.remove(id);
       if (outcome.done) this.on.delivered(entry, outcome.reply, this.ids().length);
       else this.on.refused(entry, outcome.message, outcome.status);

@@ -243,7 +243,7 @@ def test_somebody_who_signs_in_meanwhile_says_nothing_in_anothers_name(
     assert Judgment.objects.count() == 2
 
 
-def test_an_answer_that_the_server_fails_on_keeps_no_other_back(desk, pairs, judged, until):
+def test_an_answer_that_the_server_fails_on_keeps_nothing_else_back(desk, pairs, judged, until):
     pairs(4)
     page = desk()
     page.wait_for_load_state("networkidle")
@@ -260,9 +260,16 @@ def test_an_answer_that_the_server_fails_on_keeps_no_other_back(desk, pairs, jud
     others = [press(page, "7"), press(page, "7")]
     until(lambda: [one.assignment_id for one in judged()] == others)
     expect(page.get_by_role("status")).to_contain_text("The server failed on 1 answer.")
+    lease = Assignment.objects.get(pk=shown(page))
+    come_back_to(page)
+    until(lambda: Assignment.objects.get(pk=lease.pk).leased_until > lease.leased_until)
+    others.append(lease.pk)
+    page.keyboard.press("7")
+    until(lambda: [one.assignment_id for one in judged()] == others)
+    expect(page.get_by_role("heading", name="Nothing waits for you right now")).to_be_visible()
     page.unroute("**/label/answer/")
     until(lambda: {one.assignment_id for one in judged()} == {failing, *others})
-    assert Judgment.objects.count() == 3
+    assert Judgment.objects.count() == 4
 
 
 def test_a_refusal_can_be_read_before_what_becomes_of_others_takes_its_place(desk, pairs, judged, until):
