@@ -141,11 +141,24 @@ class Told:
             return _("The reward model is still to be asked about your answers. Look again later.")
         return _("The reward model was not asked about your answers.")
 
-    @property
+    @cached_property
     def contradicted(self) -> list[Answered]:
         """The answers that the reward model contradicts, most first."""
         found = [answer for answer in self.scored if against(answer, self.scores) > 0]
         return sorted(found, key=lambda answer: against(answer, self.scores), reverse=True)
+
+    @property
+    def named(self) -> list[Answered]:
+        """Those of them that the person may be led back to: none that is held out.
+
+        Changed because a reward model disagrees, held-out answers would come to agree with what they are to measure.
+        """
+        return [answer for answer in self.contradicted if answer.split != EVAL]
+
+    @property
+    def kept_unnamed(self) -> bool:
+        """Whether it contradicts held-out answers as well."""
+        return len(self.named) < len(self.contradicted)
 
     @property
     def answering(self) -> bool:
@@ -318,7 +331,7 @@ def scores_of(version: ModelVersion, answers: Iterable[Answered]) -> Scores:
 
 def disagreements(person: User, told: Told) -> list[dict[str, Any]]:
     """The answers that the round's reward model contradicts most, in words, as the person finds them again."""
-    shown = [answer.judgment for answer in may_be_told(person, told.contradicted)[:DISAGREEMENTS_SHOWN]]
+    shown = [answer.judgment for answer in may_be_told(person, told.named)[:DISAGREEMENTS_SHOWN]]
     judgments = Judgment.objects.select_related("assignment", "comparison__prompt").in_bulk(shown)
     return [in_words(judgments[judgment]) for judgment in shown]
 

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 def learned(project, bob):
     """A round that learned from Bob's answers, disagrees with the newest of them, and answers its prompt at length."""
     loop_of(project)
-    ask(project, ["train"] * 6 + ["eval"] * 3)
+    ask(project, ["eval"] * 3 + ["train"] * 6)
     given = say(bob, project, "kind")
     newest = given[-1].comparison.prompt_id
     round = trained(project, lambda one: ("kind" in one.text) != (one.prompt_id == newest))
@@ -27,8 +27,8 @@ def test_by_keyboard_alone_a_person_finds_where_it_disagrees_and_looks_again(sig
     page.get_by_role("link", name="What my answers did").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Round 1 learned from 6 of your answers")).to_be_visible()
-    expect(page.locator(".agreement").first).to_contain_text("67% of 3 answers")
-    expect(page.locator(".agreement").last).to_contain_text("100% of 6 answers")
+    expect(page.locator(".agreement").first).to_contain_text("100% of 3 answers")
+    expect(page.locator(".agreement").last).to_contain_text("83% of 6 answers")
     page.get_by_role("link", name="Look again").focus()
     page.keyboard.press("Enter")
     page.wait_for_url("**/label/**")

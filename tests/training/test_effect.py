@@ -242,13 +242,25 @@ def test_what_it_contradicts_most_comes_first_and_leads_back_to_the_comparison(p
     trained(project, lambda one: one.prompt_id if "short" in one.text else 0)
     (one,) = told(bob, project)
     found = effect.disagreements(bob, one)
-    newest = sorted(given, key=lambda judgment: judgment.comparison.prompt_id, reverse=True)
+    newest = given[5::-1]  # of train; the last three are held out
     assert [row["assignment"] for row in found] == [
         judgment.assignment_id for judgment in newest[: effect.DISAGREEMENTS_SHOWN]
     ]
     page = bobs()
     assert f"?again={newest[0].assignment_id}" in page
     assert "Where it disagrees with you most" in page
+
+
+def test_nobody_is_led_to_change_a_held_out_answer(project, bob, asked, bobs):
+    given = say(bob, project, "kind")
+    held_out = {comparison.prompt_id for comparison in asked[6:]}
+    trained(project, lambda one: ("kind" in one.text) != (one.prompt_id in held_out))
+    (one,) = told(bob, project)
+    assert figures(one.now) == {"train": (6, 1.0), "eval": (3, 0.0)}, "they are counted"
+    assert effect.disagreements(bob, one) == []
+    page = bobs()
+    assert "Where it disagrees with you most" in page and "Which ones is not told" in page
+    assert not any(f"?again={judgment.assignment_id}" in page for judgment in given)
 
 
 # Fresh answers
@@ -304,10 +316,11 @@ def test_nothing_is_told_of_what_a_person_is_asked_again(project, bob, asked, bo
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1])
-def test_nothing_is_told_of_what_a_repeat_may_be_drawn_from(project, bob, asked, monkeypatch, share):
+def test_nothing_is_told_of_what_a_repeat_may_be_drawn_from(project, bob, monkeypatch, share):
+    loop_of(project)
     project.repeat_share = share
     project.save()
-    ask(project, SPLITS * 3)
+    ask(project, ["train"] * 36)
     given = say(bob, project, "kind")
     answer_again(trained(project, likes_short))
     (one,) = told(bob, project)
