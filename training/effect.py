@@ -99,6 +99,7 @@ class Told:
     """What one round did with a person's answers."""
 
     round: Round
+    spoken_of: bool  # Whether people are told of its reward model.
     learned: Learned
     answers: list[Answered]
     scored: list[Answered]  # those of them that the reward model was asked about
@@ -135,7 +136,7 @@ class Told:
             return _("The round was cancelled, so its reward model is not held against your answers.")
         if round.outcome == Round.Outcome.HALTED and round.stage == Stage.REWARD_GATE:
             return _("The reward model was not used, so it was not asked about your answers.")
-        if round.outcome == Round.Outcome.HALTED and round.stage != Stage.POLICY_GATE:
+        if round.outcome == Round.Outcome.HALTED and round.stage not in Round.WITH_POLICY:
             return _("No policy came of the round, so its reward model was not asked about your answers.")
         if round.afterwards != Round.Afterwards.OVER:
             return _("The reward model is still to be asked about your answers. Look again later.")
@@ -162,9 +163,8 @@ class Told:
 
     @property
     def answering(self) -> bool:
-        """Whether its new policy is still to answer prompts again."""
-        published = self.round.outcome == Round.Outcome.PUBLISHED
-        return published and self.round.afterwards != Round.Afterwards.OVER
+        """Whether the policy in use is still to answer prompts again."""
+        return self.spoken_of and self.round.afterwards != Round.Afterwards.OVER
 
     @property
     def shared(self) -> bool:
@@ -320,7 +320,7 @@ def _told(person: User, round: Round, counted: Learned, spoken_of: bool) -> Told
     answers = as_given(considered(person, round.dataset_version), round)
     scores = scores_of(round.reward, answers) if spoken_of else {}
     scored = [answer for answer in answers if agreed(answer, scores) is not None]
-    return Told(round, counted, answers, scored, scores)
+    return Told(round, spoken_of, counted, answers, scored, scores)
 
 
 def scores_of(version: ModelVersion, answers: Iterable[Answered]) -> Scores:

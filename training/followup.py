@@ -1,8 +1,9 @@
 """What follows a round: runs by which people see what their answers did.
 
-The reward model that was trained, and the one before it, score what people compared; the policy that was published
-answers a few prompts that they judged. Rounds come first, whosever they are, for all share one queue: a run is started
-only while no other is under way in the whole installation, and what fails is left out. Looking is harmless, as in `loop`.
+The reward model that was trained, and the one before it, score what people compared; the policy in use answers a few
+prompts that they judged. Rounds come first, whosever they are, for all share one queue: a run is started only while no
+other is under way in the whole installation, or, after an hour of that, in the project. What fails is left out. Looking is
+harmless, as in `loop`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import groupby, zip_longest
 from operator import attrgetter
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 
 from django.db import DatabaseError, connection, transaction
 from django.db.models import OuterRef, QuerySet, Subquery
+from django.utils import timezone
 
 from config import storage
 from labeling.access import ANNOTATING
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 Afterwards = Round.Afterwards
 LOCK = 7_303, 0
+LONGEST_WAIT = timedelta(hours=1)  # for other projects, from the end of the round
 MOST_PEOPLE = 100  # whose answers are looked at: those who answered last
 MOST_SCORED = 5_000  # completions, by each of the two reward models
 PROMPTS_EACH = 3  # a person's prompts that the policy answers again
@@ -63,11 +67,17 @@ def advance_all() -> None:
     waiting = _waiting().order_by("project", "-number")
     for _, rounds in groupby(waiting.values_list("project", "pk", named=True), attrgetter("project")):
         newest, *older = [round.pk for round in rounds]
-        Round.objects.filter(pk__in=older).update(afterwards=Afterwards.OVER)
-        try:
-            advance(newest)
-        except Exception:
-            logger.exception("what follows round %s could not be moved on", newest)
+        for round_id in older:
+            _logging(give_up, round_id)
+        _logging(advance, newest)
+
+
+def _logging(act: Callable[[int], None], round_id: int) -> None:
+    """What one round meets is not to keep the others from their turn."""
+    try:
+        act(round_id)
+    except Exception:
+        logger.exception("what follows round %s could not be moved on", round_id)
 
 
 def _waiting() -> QuerySet[Round]:
@@ -81,16 +91,36 @@ def advance(round_id: int) -> None:
         pass
 
 
+def give_up(round_id: int) -> None:
+    """Let nothing more follow a round: a run under way is stopped, and what one has brought is kept."""
+    with transaction.atomic():
+        round = _locked(round_id)
+        if round is None:
+            return
+        run = _run_of(round)
+        if run and run.unfinished:
+            runs.request_stop(run)
+        elif run:
+            _passed(round)
+        round.afterwards = Afterwards.OVER
+        round.save(update_fields=["afterwards"])
+
+
+def _locked(round_id: int) -> Round | None:
+    """The round, where something is still to follow it and no other process is at it."""
+    return (
+        _waiting()
+        .select_for_update(skip_locked=True, no_key=True, of=("self",))
+        .select_related("project__loop_settings__policy", "dataset_version", "reward__run")
+        .filter(pk=round_id)
+        .first()
+    )
+
+
 def _step(round_id: int) -> bool:
     """One further, if its run is over. False where it waits, all is over, or another process is at it."""
     with transaction.atomic():
-        round = (
-            _waiting()
-            .select_for_update(skip_locked=True, no_key=True, of=("self",))
-            .select_related("project__loop_settings", "dataset_version", "reward__run", "new_policy")
-            .filter(pk=round_id)
-            .first()
-        )
+        round = _locked(round_id)
         if round is None or not _passed(round):
             return False
         order = Afterwards.values
@@ -114,23 +144,32 @@ def _passed(round: Round) -> bool:
 
 
 def _attempt(round: Round, step: Step) -> bool:
-    run = Run.objects.filter(round=round, stage=round.afterwards).order_by("-id").first()
+    run = _run_of(round)
     if run is None:
-        return _nothing_else_waits() and step.start(round) is None
+        return _nothing_else_waits(round) and step.start(round) is None
     if run.status == Run.Status.DONE:
         step.keep(run)
     return not run.unfinished
 
 
-def _nothing_else_waits() -> bool:
+def _run_of(round: Round) -> Run | None:
+    """The run that does what follows the round now."""
+    return Run.objects.filter(round=round, stage=round.afterwards).order_by("-id").first()
+
+
+def _nothing_else_waits(round: Round) -> bool:
     """Whether no run is under way, nor soon will be: a round between two of its runs has none for a moment.
 
+    Among several projects at work all the time that moment might never come, so it is not waited for without end.
     One process at a time is told so, until its transaction ends: by then the next one sees the run that it started.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", LOCK)
         (alone,) = cursor.fetchone()
-    return alone and not Run.objects.unfinished().exists() and not Round.objects.at_work().exists()
+    under_way, at_work = Run.objects.unfinished(), Round.objects.at_work()
+    if timezone.now() - round.finished_at > LONGEST_WAIT:
+        under_way, at_work = (rows.filter(project=round.project_id) for rows in (under_way, at_work))
+    return alone and not under_way.exists() and not at_work.exists()
 
 
 # Scores
@@ -200,18 +239,21 @@ def _keep_scores(run: Run) -> None:
 
 
 def _answer_again(round: Round) -> Run | None:
-    """One sample of each prompt, drawn as candidates are, from the policy itself also where a server writes those."""
-    prompts = prompts_to_answer(round) if round.outcome == Round.Outcome.PUBLISHED else []
+    """One sample of each prompt, drawn as candidates are, from the policy in use, also where a server writes those.
+
+    It may be an earlier round's: what followed that one was given up where this one ended first.
+    """
+    prompts = prompts_to_answer(round)
     if not prompts:
         return None
     settings = round.project.loop_settings.overrides.get("generate", {})
     config = {name: value for name, value in settings.items() if not name.startswith("server")}
     config |= {"prompts": candidates.write_prompts(prompts), "samples_per_prompt": 1}
-    return _start(round, "generate", config, input_model=round.new_policy)
+    return _start(round, "generate", config, input_model=round.project.loop_settings.policy)
 
 
 def prompts_to_answer(round: Round) -> list[Prompt]:
-    """The prompts of people's newest answers, a few of each person, that the policy has not answered again yet.
+    """The prompts of people's newest answers, a few of each person, that the policy in use has not answered yet.
 
     Those about which the person may be asked would not be shown to them.
     """
@@ -221,7 +263,7 @@ def prompts_to_answer(round: Round) -> list[Prompt]:
         of_person = found.setdefault(answer.person, set())
         if len(of_person) < PROMPTS_EACH and len(set().union(*found.values())) < MOST_ANSWERED:
             of_person.add(answer.prompt)
-    known = FreshAnswer.objects.filter(model_version=round.new_policy).values("prompt")
+    known = FreshAnswer.objects.filter(model_version=round.project.loop_settings.policy).values("prompt")
     wanted = Prompt.objects.filter(pk__in=set().union(*found.values())).exclude(pk__in=known)
     return list(wanted.order_by("pk"))
 

@@ -123,7 +123,16 @@ def retry(round: Round) -> None:
         if round.stage != Stage.GENERATE:  # where all of it may have been the same answer
             aside = aside.filter(status__in=[Run.Status.FAILED, Run.Status.STOPPED])
         aside.update(stage="")
+        _forget_answers(round)
         _look_soon(round)
+
+
+def _forget_answers(round: Round) -> None:
+    """What the policy in use answered after the round halted: published, its own is to be asked."""
+    asked = Run.objects.filter(round=round, stage=Round.Afterwards.ANSWERS)
+    for run in asked.unfinished():
+        runs.request_stop(run)
+    asked.update(stage="")
 
 
 def cancel(round: Round, user: User | None = None) -> None:

@@ -327,8 +327,8 @@ class RoundQuerySet(models.QuerySet["Round"]):
     def spoken_of(self) -> RoundQuerySet:
         """Those of whose reward model people are told: it passed its gate, and a policy came of it."""
         published = Q(outcome=Round.Outcome.PUBLISHED)
-        refused = Q(outcome=Round.Outcome.HALTED, stage=Round.Stage.POLICY_GATE)
-        return self.filter(published | refused, reward__isnull=False)
+        unpublished = Q(outcome=Round.Outcome.HALTED, stage__in=Round.WITH_POLICY)
+        return self.filter(published | unpublished, reward__isnull=False)
 
     def followed(self) -> RoundQuerySet:
         """Those after which runs are still to come, by which people see what their answers did."""
@@ -361,6 +361,8 @@ class Round(models.Model):
         EARLIER = "earlier", "scoring them by the reward model before"
         ANSWERS = "answers", "answering prompts that people judged"
         OVER = "over", "over"
+
+    WITH_POLICY = (Stage.POLICY_GATE, Stage.PUBLISH)  # Halted there, it has trained a policy all the same.
 
     project = models.ForeignKey("labeling.Project", models.CASCADE, related_name="rounds")
     number = models.PositiveIntegerField()

@@ -3,10 +3,12 @@
 # ruff: noqa: F401, F811 - `collecting` and `judged` are fixtures, which tests take by their names
 
 import json
+from datetime import timedelta
 from threading import Event, Thread
 
 import pytest
 from django.db import DatabaseError, connection, transaction
+from django.utils import timezone
 
 from labeling.judging import latest as latest_judgment
 from labeling.judging import withdraw
@@ -134,23 +136,27 @@ def test_a_round_counts_what_came_of_whom_when_it_freezes_its_dataset(judged, bo
     assert own.preferences == judged.dataset_version.train_count
 
 
-def test_a_policy_that_was_refused_answers_nothing_until_it_is_published(judged):
+def test_after_a_policy_that_was_refused_the_one_in_use_answers_and_the_new_one_once_it_is(judged):
     LoopSettings.objects.update(kl_budget_nats=8)
     round = through_the_policy_gate(through_the_reward_gate(judged), GOOD_POLICY | {"kl_nats": 9.5})
     assert round.outcome == "halted"
-    followup.advance_all()
-    (scores,) = after(round)
-    scored(scores)
-    followup.advance_all()
+    follow(round)
     assert fresh(round).afterwards == "over"
-    assert Score.objects.exists() and len(after(round)) == 1
+    assert [(run.method, run.input_model) for run in after(round)] == [
+        ("score", round.reward),
+        ("generate", round.policy),
+    ]
+    assert FreshAnswer.objects.filter(model_version=round.policy).exists()
 
     LoopSettings.objects.update(kl_budget_nats=10)
     loop.retry(round)
     loop.advance(round.pk)
     assert fresh(round).outcome == "published"
     followup.advance_all()
-    assert [run.method for run in after(round)] == ["score", "generate"], "nothing is scored again"
+    assert [(run.method, run.input_model) for run in after(round)] == [
+        ("score", round.reward),  # nothing is scored again
+        ("generate", round.new_policy),
+    ]
 
 
 def test_a_reward_model_that_was_refused_is_not_asked(judged):
@@ -206,6 +212,17 @@ def test_what_follows_waits_for_the_runs_of_other_projects(judged, elsewhere):
     runs.request_stop(after(judged)[1])
     followup.advance_all()
     assert [len(after(round)) for round in (judged, elsewhere)] == [2, 1]
+
+
+def test_other_projects_are_not_waited_for_without_end(judged, elsewhere):
+    Round.objects.filter(pk=elsewhere.pk).update(finished_at=timezone.now() - timedelta(minutes=61))
+    own = Run.objects.create(project=elsewhere.project, method="sft", config={})
+    followup.advance_all()
+    assert after(elsewhere) == [], "the project's own come first all the same"
+    runs.request_stop(own)
+    followup.advance_all()
+    assert len(after(elsewhere)) == 1
+    assert Run.objects.unfinished().filter(project=judged.project).exists()
 
 
 @pytest.mark.parametrize("paused", [False, True])
@@ -321,20 +338,33 @@ def test_answers_that_were_taken_back_are_not_looked_at(published, project, bob)
     assert effect.considered(bob, published.dataset_version) == kept[1:]
 
 
-def test_only_the_newest_round_is_followed(published, project):
-    Round.objects.filter(pk=published.pk).update(number=2)
-    older = Round.objects.create(
+@pytest.mark.parametrize("done", [False, True])
+def test_only_the_newest_round_is_followed_and_nothing_of_one_before_goes_on(published, project, done):
+    followup.advance_all()
+    (run,) = after(published)
+    if done:
+        scored(run)
+    newest = Round.objects.create(
         project=project,
-        number=1,
+        number=2,
+        stage="policy_gate",
+        outcome="halted",
+        finished_at=published.finished_at,
         target=2,
-        policy=published.policy,
+        policy=published.new_policy,
         reward=published.reward,
         dataset_version=published.dataset_version,
-        outcome="published",
     )
     followup.advance_all()
-    assert (fresh(older).afterwards, fresh(published).afterwards) == ("over", "scores")
-    assert after(older) == []
+    run.refresh_from_db()
+    assert (fresh(published).afterwards, run.status) == ("over", "done" if done else "stopped")
+    assert Score.objects.exists() is done, "what it brought is kept"
+    (following,) = after(newest)
+    if not done:
+        scored(following)
+        followup.advance_all()
+        following = after(newest)[-1]
+    assert (following.method, following.input_model) == ("generate", published.new_policy), "the one in use"
 
 
 def test_within_the_bound_everybody_has_a_turn(collecting, project, bob, monkeypatch):
