@@ -171,6 +171,18 @@ class Told:
         """Whether its reward model was given a part of the training prompts only."""
         return span_of(self.round) != WHOLE
 
+    @cached_property
+    def set_aside(self) -> bool:
+        """Whether the other part taught nothing: the reward model that it was kept for came to nothing.
+
+        DPO has a policy learn from the whole version.
+        """
+        return (
+            self.shared
+            and self.round.held_out_reward_id is None
+            and not self.round.runs.filter(method="dpo", stage=Round.Stage.POLICY).exists()
+        )
+
 
 class Fresh(NamedTuple):
     """What a policy says to prompts that a person judged."""

@@ -181,7 +181,19 @@ def test_what_a_reward_model_was_not_given_is_none_of_what_it_learned_from(proje
     assert figures(one.now) == {"train": (given, 1.0), "not_given": (16 - given, 1.0), "eval": (3, 1.0)}
     assert one.learned == Learned(16, 3, 16), "the other reward model is of the round, too"
     page = bobs()
+    assert "Round 1 learned from a part of your answers" in page and "they taught nothing" in page
+    assert "was given a different part" not in page and "the one that watches it" not in page
+    assert "It has not seen these prompts either." in page
+    later = trained(project)
+    assert "<p>learned from a part of your answers" in bobs(), "below a newer round"
+    later.delete()
+    Round.objects.update(held_out_reward=round.reward)
+    page = bobs()
     assert "Answers that it was not given" in page and "was given a different part" in page
+    assert "Round 1 learned from 16 of your answers" in page and "the one that watches it" in page
+    Round.objects.update(held_out_reward=None)
+    round.runs.update(method="dpo", stage="policy")
+    assert "Round 1 learned from 16 of your answers" in bobs(), "its policy learned from the whole version"
 
 
 def test_only_standing_answers_with_a_winner_are_considered(project, bob, asked):
