@@ -190,6 +190,14 @@ def test_unanimous_rows_leave_doubt():
     assert low < 0.5 and high == 1.0
 
 
+def test_of_few_prompts_one_that_dissents_leaves_no_less_doubt():
+    prompts = [0] * 19 + [1]
+    _, (agreeing, _) = share_interval([1.0] * 20, prompts)
+    _, (low, high) = share_interval([1.0] * 19 + [0.0], prompts)
+    # Wilson for 0.95 of 2 rows, and for 1 of 2.
+    assert (low, high, agreeing) == pytest.approx((0.3094, 0.9988, 0.3424), abs=1e-4)
+
+
 def test_mean_interval_by_hand():
     mean, (low, high) = mean_interval([1.0, 3.0], ["a", "b"])
     # Deviations -1, 1: 2 * (1 + 1) / 4 = 1, so half the width is 1.96.

@@ -4,6 +4,7 @@ import math
 from collections.abc import Hashable, Sequence
 
 Z = 1.96
+FEW_CLUSTERS = 10
 
 
 def share_interval(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[float, list[float]]:
@@ -11,14 +12,17 @@ def share_interval(values: Sequence[float], clusters: Sequence[Hashable]) -> tup
 
     The number of rows is divided by the design effect, and is never more than the rows there are. Wilson's
     interval, unlike a bootstrap's, does not shrink to a point when all rows agree. Where rows agree wholly,
-    clusters are what is counted.
+    clusters are what is counted. Of few clusters no more than they are counted either, for a variance between few is
+    itself mostly chance, and most often too small: Cameron and Miller, A Practitioner's Guide to Cluster-Robust
+    Inference (2015), section VI; the bound is ours.
     """
     count = len(values)
     share = sum(values) / count
     variance = _variance_of_mean(values, clusters)
     binary = share * (1 - share)
-    effective = binary / variance if variance > 0 and binary > 0 else len(set(clusters))
-    effective = min(effective, count)
+    known = len(set(clusters))
+    effective = binary / variance if variance > 0 and binary > 0 else known
+    effective = min(effective, known if known < FEW_CLUSTERS else count)
     middle = (share + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
     half = Z / (1 + Z**2 / effective) * math.sqrt(binary / effective + Z**2 / (4 * effective**2))
     return share, [max(0.0, middle - half), min(1.0, middle + half)]
