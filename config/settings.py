@@ -68,6 +68,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "config.health.Health",
     "django.middleware.security.SecurityMiddleware",
     "config.compression.PagesCompressed",
     "whitenoise.middleware.WhiteNoiseMiddleware",

@@ -138,7 +138,7 @@ class Supervisor:
 @contextmanager
 def running_installation(say: Callable[[str], object]) -> Iterator[str]:
     """For the duration, start of web server, workers and beat what does not run. Yields the web address."""
-    address, children = f"http://{settings.HOST}:{settings.PORT}/", []
+    address, children = web_address(), []
     queues = consumed_queues()
     if not answers(f"{address}health/", ours=True):
         port = free_port()
@@ -196,6 +196,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def web_address() -> str:
+    """Where this machine reaches what listens on HOST and PORT."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.HOST, settings.HOST)
+    return f"http://{bracketed(host)}:{settings.PORT}/"
+
+
+def bracketed(host: str) -> str:
+    """As addresses and binds spell it: IPv6 between brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def installation_mark() -> str:
     """Tells one installation's web server from another's, without telling its secret."""
     return salted_hmac("installation", "health").hexdigest()[:16]
@@ -208,7 +219,7 @@ def python_module(*arguments: str) -> list[str]:
 def web_server(host: str, port: int) -> Child:
     threads = 8
     command = python_module(
-        "gunicorn", "config.wsgi", "--bind", f"{host}:{port}", "--workers", "2", "--threads", str(threads),
+        "gunicorn", "config.wsgi", "--bind", f"{bracketed(host)}:{port}", "--workers", "2", "--threads", str(threads),
         "--worker-class", "gthread", "--timeout", "120", "--graceful-timeout", "10", "--log-level", "warning",
         "--no-control-socket",
     )  # fmt: skip

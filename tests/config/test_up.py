@@ -1,6 +1,7 @@
 """`manage.py up` as an operator sees it: it answers, heals, and leaves nothing behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,14 +58,21 @@ def test_it_answers_heals_and_stops_without_a_trace(folder):
     environment |= {
         "TASTEMAKER_DATA": str(folder),
         "PORT": str(port),
+        "HOST": "0.0.0.0",
+        "PRODUCTION": "1",
+        "SECRET_KEY": "s" * 50,
+        "ALLOWED_HOSTS": "tastemaker.example",  # not the address that `up` asks
         "DJANGO_SETTINGS_MODULE": "config.settings",
     }
     with (folder / "up.log").open("w") as log:
         up = subprocess.Popen(
-            [sys.executable, "manage.py", "up"], cwd=ROOT, env=environment, stdout=log, stderr=log
+            [sys.executable, "manage.py", "up", "--demo"], cwd=ROOT, env=environment, stdout=log, stderr=log
         )
     try:
-        assert wait_for(lambda: answers(port)), (folder / "up.log").read_text()
+        ready = f"Tastemaker answers on http://127.0.0.1:{port}/"
+        assert wait_for(lambda: ready in (folder / "up.log").read_text()), (folder / "up.log").read_text()
+        shown = (folder / "up.log").read_text().split(ready)[0]
+        assert re.search(r"manager +\S{16}\n +annotator +\S{16}\n", shown), shown
         names = [" ".join(child.cmdline()) for child in psutil.Process(up.pid).children()]
         for part in ("gunicorn", "--queues default", "--queues gpu --concurrency 1", " beat "):
             assert any(part in name for name in names), part

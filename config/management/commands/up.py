@@ -7,7 +7,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from config import embedded
-from config.supervisor import Child, Supervisor, beat, celery_worker, web_server
+from config.supervisor import Child, Supervisor, beat, celery_worker, web_address, web_server
 from training.engine.config import EngineError
 
 
@@ -25,11 +25,12 @@ class Command(BaseCommand):
     def handle(self, **options: Any) -> None:
         call_command("migrate", verbosity=0)
         supervisor = Supervisor(self.children(options), self.say, keep=embedded.keep_alive)
-        notice = self.demo_notice() if options["demo"] else ""
-        address = f"http://{settings.HOST}:{settings.PORT}/"
+        if options["demo"]:
+            self.say(self.demo_notice())  # at once: nothing that fails later may keep the passwords back
+        address = web_address()
         supervisor.run(
             ready_address=f"{address}health/",
-            ready_message=f"{notice}\n  Tastemaker answers on {address}\n  Ctrl-C stops it.\n",
+            ready_message=f"\n  Tastemaker answers on {address}\n  Ctrl-C stops it.\n",
         )
 
     def say(self, text: str) -> None:
