@@ -3,8 +3,15 @@
 import os
 
 from celery import Celery
+from celery.signals import setup_logging
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+
+@setup_logging.connect
+def keep_logging(**options: object) -> None:
+    """What LOGGING says holds in workers and beat too: with a receiver here, Celery sets up no loggers of its own."""
+
 
 app = Celery("tastemaker")
 app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -1,9 +1,14 @@
 """Reads settings from the environment; a bad value stops the start with a sentence."""
 
+import ipaddress
 import os
+import re
 import secrets
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 
@@ -35,7 +40,63 @@ def number(name: str, default: int, least: int = 0, most: int = 2**31) -> int:
 
 def words(name: str, default: str = "") -> list[str]:
     """A comma-separated list."""
-    return [word.strip() for word in text(name, default).split(",") if word.strip()]
+    return [word.strip() for word in (text(name) or default).split(",") if word.strip()]
+
+
+def choice(name: str, default: str, choices: list[str]) -> str:
+    value = text(name).upper() or default
+    if value not in choices:
+        raise ImproperlyConfigured(f"{name} is {value!r}; it takes one of {', '.join(choices)}")
+    return value
+
+
+def host(name: str, default: str) -> str:
+    """An address or a name to listen on, without scheme and port."""
+    value = text(name) or default
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", value):
+            raise ImproperlyConfigured(
+                f"{name} is {value!r}; it takes an address of this machine, such as 0.0.0.0, or its name"
+            ) from None
+    return value
+
+
+# Neither of the next two repeats a bad value: it may hold a password.
+
+
+def postgres(name: str, default: str) -> dict[str, Any]:
+    """The database that a URL names, as Django takes it."""
+    sentence = f"{name} names another database than PostgreSQL, the only one Tastemaker runs on; it takes postgresql://USER:PASSWORD@HOST/NAME"
+    try:
+        database = dj_database_url.parse(text(name) or default, conn_health_checks=True, conn_max_age=60)
+    except ValueError:
+        raise ImproperlyConfigured(sentence) from None
+    if database["ENGINE"] != "django.db.backends.postgresql":
+        raise ImproperlyConfigured(sentence)
+    return database
+
+
+def redis(name: str, default: str) -> str:
+    """The address of a Redis or Valkey."""
+    value = text(name) or default
+    if not _names_redis(value):
+        raise ImproperlyConfigured(
+            f"{name} is not the address of a Redis; it takes redis://:PASSWORD@HOST:6379/0 or unix:///PATH"
+        )
+    return value
+
+
+def _names_redis(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        return False
+    return bool(
+        parts.path if parts.scheme == "unix" else parts.scheme in ("redis", "rediss") and parts.hostname
+    )
 
 
 def servers(name: str) -> list[str]:

@@ -14,7 +14,6 @@ TASTEMAKER_PROCESSES
 
 from pathlib import Path
 
-import dj_database_url
 from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
@@ -26,7 +25,7 @@ DATA.mkdir(parents=True, exist_ok=True)
 PRODUCTION = environment.flag("PRODUCTION")
 DEBUG = environment.flag("DEBUG")
 PORT = environment.number("PORT", 8000, 1, 65535)
-HOST = environment.text("HOST", "127.0.0.1")
+HOST = environment.host("HOST", "127.0.0.1")
 SECRET_KEY = environment.secret_key(DATA, required=PRODUCTION)
 ALLOWED_HOSTS = environment.words("ALLOWED_HOSTS", "" if PRODUCTION else "localhost,127.0.0.1,[::1]")
 CSRF_TRUSTED_ORIGINS = environment.words("CSRF_TRUSTED_ORIGINS")
@@ -105,17 +104,7 @@ TEMPLATES = [
 
 # Data
 
-DATABASES = {
-    "default": dj_database_url.parse(
-        environment.text("DATABASE_URL") or embedded.database_url(DATA),
-        conn_health_checks=True,
-        conn_max_age=60,
-    )
-}
-if DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
-    raise ImproperlyConfigured(
-        "DATABASE_URL names another database than PostgreSQL, the only one Tastemaker runs on"
-    )
+DATABASES = {"default": environment.postgres("DATABASE_URL", embedded.database_url(DATA))}
 # A web process answers in threads, which share a pool; a worker process keeps its one connection.
 if pool_size := environment.number("DATABASE_POOL", 0, 0, 200):
     DATABASES["default"]["CONN_MAX_AGE"] = 0
@@ -126,7 +115,7 @@ if pool_size := environment.number("DATABASE_POOL", 0, 0, 200):
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-REDIS_URL = environment.text("REDIS_URL") or embedded.redis_url(DATA)
+REDIS_URL = environment.redis("REDIS_URL", embedded.redis_url(DATA))
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
 
 # Jobs: a message only says "look at run 17"; what is true stands in the database.
@@ -238,10 +227,13 @@ SPECTACULAR_SETTINGS = {
 }
 REST_KNOX = {"TOKEN_TTL": None, "AUTH_HEADER_PREFIX": "Token", "TOKEN_PREFIX": "tm_"}
 
+LOG_LEVEL = environment.choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": environment.text("LOG_LEVEL", "INFO")},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    # Celery notes each message at INFO, and a tick comes every two seconds.
+    "loggers": {"celery": {"level": "WARNING" if LOG_LEVEL == "INFO" else LOG_LEVEL}},
 }

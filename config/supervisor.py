@@ -229,15 +229,13 @@ def web_server(host: str, port: int) -> Child:
 def celery_worker(queue: str, concurrency: int) -> Child:
     command = python_module(
         "celery", "-A", "config", "worker", "--queues", queue, "--concurrency", str(concurrency),
-        "--hostname", f"{queue}@%h", "--loglevel", "WARNING", "--without-gossip", "--without-mingle",
+        "--hostname", f"{queue}@%h", "--without-gossip", "--without-mingle",
     )  # fmt: skip
     return Child(f"worker-{queue}", command)
 
 
 def beat() -> Child:
-    return Child(
-        "beat", python_module("celery", "-A", "config", "beat", "--loglevel", "WARNING", "--pidfile", "")
-    )
+    return Child("beat", python_module("celery", "-A", "config", "beat", "--pidfile", ""))
 
 
 def answers(address: str, ours: bool = False) -> bool:

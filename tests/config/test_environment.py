@@ -10,10 +10,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def load_settings(data, **variables):
     """What a fresh process says that reads its settings from these variables."""
-    environment = {"PATH": os.environ["PATH"], "TASTEMAKER_DATA": str(data)} | variables
+    return run_python(
+        "import config.settings as s; print(s.SECRET_KEY)", {"TASTEMAKER_DATA": str(data)} | variables
+    )
+
+
+def run_python(code, variables):
     return subprocess.run(
-        [sys.executable, "-c", "import config.settings as s; print(s.SECRET_KEY)"],
-        cwd=ROOT, env=environment, capture_output=True, text=True,
+        [sys.executable, "-c", code],
+        cwd=ROOT, env={"PATH": os.environ["PATH"]} | variables, capture_output=True, text=True,
     )  # fmt: skip
 
 
@@ -26,13 +31,36 @@ def load_settings(data, **variables):
         ({"PRODUCTION": "1", "SECRET_KEY": "s" * 50}, "PRODUCTION is set but ALLOWED_HOSTS is not"),
         ({"SECRET_KEY": "short"}, "SECRET_KEY is shorter than 32 characters"),
         ({"DATABASE_URL": "sqlite:///x.db"}, "DATABASE_URL names another database than PostgreSQL"),
+        ({"DATABASE_URL": "nonsense"}, "DATABASE_URL names another database than PostgreSQL"),
+        ({"REDIS_URL": "nonsense"}, "REDIS_URL is not the address of a Redis"),
+        ({"REDIS_URL": "redis://host:port/0"}, "REDIS_URL is not the address of a Redis"),
+        ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL is 'LOUD'; it takes one of DEBUG, INFO"),
+        ({"HOST": "http://here"}, "HOST is 'http://here'; it takes an address of this machine"),
         ({"SECRET_KEY_FILE": "/nowhere"}, "SECRET_KEY_FILE points to /nowhere, which cannot be read"),
     ],
 )
 def test_a_bad_setting_stops_the_start_with_a_sentence(tmp_path, variables, sentence):
     outcome = load_settings(tmp_path, **variables)
     assert outcome.returncode != 0
-    assert sentence in outcome.stderr
+    assert f"ImproperlyConfigured: {sentence}" in outcome.stderr
+
+
+def test_an_empty_setting_means_the_default(tmp_path):
+    names = ("HOST", "PORT", "LOG_LEVEL", "DATABASE_URL", "REDIS_URL", "ALLOWED_HOSTS")
+    variables = {"TASTEMAKER_DATA": str(tmp_path)} | dict.fromkeys(names, "")
+    outcome = run_python("import config.settings as s; print(s.HOST, s.PORT, s.ALLOWED_HOSTS[0])", variables)
+    assert outcome.stdout.strip() == "127.0.0.1 8000 localhost", outcome.stderr
+
+
+def test_the_level_of_the_log_holds_in_workers_too(tmp_path):
+    """Celery's own set-up would put the level of its command on the root logger."""
+    said = run_python(
+        "import logging, django; django.setup()\n"
+        "from config.celery import app; app.log.setup(loglevel='ERROR')\n"
+        "print(logging.getLogger('training').getEffectiveLevel() == logging.DEBUG)",
+        {"TASTEMAKER_DATA": str(tmp_path), "LOG_LEVEL": "DEBUG", "DJANGO_SETTINGS_MODULE": "config.settings"},
+    )
+    assert said.stdout.strip() == "True", said.stderr
 
 
 def test_a_secret_is_made_once_and_kept_for_its_owner_alone(tmp_path):
