@@ -10,13 +10,7 @@ MANAGER, ANNOTATOR, REVIEWER = Membership.Role.values
 # Who may answer comparisons, and who may read what others answered.
 ANNOTATING = (ANNOTATOR, MANAGER)
 READING = (MANAGER, REVIEWER)
-
-
-def membership(user: User | AnonymousUser, project: Project) -> Membership | None:
-    """The person's place in the project, or None for a stranger and for who has left."""
-    if not user.is_authenticated:
-        return None
-    return Membership.objects.active().filter(user=user, project=project).first()
+NOTHING = "There is nothing here that you may see."
 
 
 def projects_of(user: User | AnonymousUser) -> QuerySet[Project]:
@@ -26,12 +20,17 @@ def projects_of(user: User | AnonymousUser) -> QuerySet[Project]:
     return Project.objects.filter(memberships__user=user, memberships__left_at=None)
 
 
+def access_place(user: User | AnonymousUser, slug: str, *roles: str) -> Membership:
+    """Return the person's place in the project, with it, in one of the roles where any are named; else Http404."""
+    if not user.is_authenticated:
+        raise Http404(NOTHING)
+    places = Membership.objects.active().filter(user=user, project__slug=slug).select_related("project")
+    return _first_or_404(places.filter(role__in=roles) if roles else places)
+
+
 def access_project(user: User | AnonymousUser, slug: str, *roles: str) -> Project:
     """Return the project if the person is in it, in one of the roles where any are named; else Http404."""
-    project = projects_of(user).filter(slug=slug)
-    if roles:
-        project = project.filter(memberships__role__in=roles, memberships__user=user)
-    return _first_or_404(project)
+    return access_place(user, slug, *roles).project
 
 
 def access_assignment(user: User | AnonymousUser, pk: int) -> Assignment:
@@ -57,8 +56,8 @@ def _annotates(user: User | AnonymousUser) -> QuerySet[Project]:
     return projects_of(user).filter(memberships__role__in=ANNOTATING, memberships__user_id=user.pk)
 
 
-def _first_or_404(rows: QuerySet) -> Project | Assignment | Judgment | DatasetVersion:
+def _first_or_404(rows: QuerySet) -> Membership | Assignment | Judgment | DatasetVersion:
     row = rows.first()
     if row is None:
-        raise Http404("There is nothing here that you may see.")
+        raise Http404(NOTHING)
     return row

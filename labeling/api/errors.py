@@ -11,6 +11,7 @@ from rest_framework.views import exception_handler
 from labeling.api.reading import TooLarge
 from labeling.assignment import Conflict
 from labeling.imports import ImportRefused
+from labeling.models import Membership
 from labeling.qualification import NotQualified
 
 
@@ -34,6 +35,8 @@ def _translate(error: Exception) -> Exception:
         return Refused(str(error))
     if isinstance(error, NotQualified):
         return exceptions.PermissionDenied(str(error))
+    if isinstance(error, Membership.DoesNotExist):  # removed from the project since they were let in
+        return exceptions.NotFound()
     if isinstance(error, RequestDataTooBig):
         return TooLarge()
     if isinstance(error, ImportRefused):

@@ -13,7 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from knox.models import get_token_model
 
-from labeling.access import ANNOTATING, access_project, membership
+from labeling.access import ANNOTATING, access_place
 from labeling.forms import KeysForm, LanguageForm, TokenForm
 from labeling.models import User
 from labeling.views.home import own_places
@@ -62,8 +62,8 @@ def keys(request: HttpRequest) -> HttpResponse:
     """The keys of one's own desk; `?project=` names the desk to go back to."""
     context = {}
     if slug := request.GET.get("project"):
-        project = access_project(request.user, slug, *ANNOTATING)
-        context = {"project": project, "role": membership(request.user, project).role}
+        place = access_place(request.user, slug, *ANNOTATING)
+        context = {"project": place.project, "role": place.role}
     if "usual" in request.POST:
         forget_own_keys(request.user)
         messages.success(request, _("The desk has its usual keys again."))

@@ -12,7 +12,7 @@ from django.template.loader import render_to_string
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_http_methods
 
-from labeling.access import ANNOTATING, MANAGER, access_project, membership
+from labeling.access import ANNOTATING, MANAGER, access_place, access_project
 from labeling.answers import RATINGS
 from labeling.forms import GuidelinesForm, NewProjectForm, ProjectForm
 from labeling.keys import USUAL, as_written
@@ -89,8 +89,8 @@ def can_create_project(user: User) -> bool:
 @login_required
 def project(request: HttpRequest, slug: str) -> HttpResponse:
     """Lead to what the person does in the project."""
-    project = access_project(request.user, slug)
-    role = membership(request.user, project).role
+    place = access_place(request.user, slug)
+    project, role = place.project, place.role
     if role == MANAGER:
         return redirect("training:loop", project.slug)
     return redirect("labeling:label" if role in ANNOTATING else "labeling:guidelines", project.slug)
@@ -100,8 +100,8 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 def guidelines(request: HttpRequest, slug: str) -> HttpResponse:
     """Everyone in the project reads them; a manager writes them, with `?edit` for the form."""
-    project = access_project(request.user, slug)
-    role = membership(request.user, project).role
+    place = access_place(request.user, slug)
+    project, role = place.project, place.role
     editing = role == MANAGER and ("edit" in request.GET or request.method == "POST")
     words = {"guidelines": project.guidelines}
     form = GuidelinesForm(request.POST or None, initial=words) if editing else None

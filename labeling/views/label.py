@@ -24,11 +24,11 @@ from django.views.decorators.http import require_GET, require_POST
 
 from labeling import assignment as handing
 from labeling import judging
-from labeling.access import ANNOTATING, access_assignment, access_judgment, access_project, membership
+from labeling.access import ANNOTATING, access_assignment, access_judgment, access_place, access_project
 from labeling.answers import RATINGS
 from labeling.forms import AnswerForm, PutAsideForm
 from labeling.keys import as_written, keys_with
-from labeling.models import Assignment, Candidate, Judgment, Project, User
+from labeling.models import Assignment, Candidate, Judgment, Membership, Project, User
 from labeling.models.content import Message
 from labeling.qualification import NotQualified
 from labeling.rendering import render_markdown
@@ -55,23 +55,24 @@ def label(request: HttpRequest, slug: str) -> HttpResponse:
 
     The qualification round comes before anything new, not before what a person has answered or holds already.
     """
-    project = access_project(request.user, slug, *ANNOTATING)
+    place = access_place(request.user, slug, *ANNOTATING)
+    project = place.project
     revised = answered(request.user, project, request.GET["again"]) if "again" in request.GET else None
     keys = keys_with(request.user.own_keys)
     try:
-        current = revised.assignment if revised else handing.next_for(request.user, project)
+        current = revised.assignment if revised else leased(request.user, project)
     except NotQualified:
         return redirect("labeling:qualification", project.slug)
     ahead, last = None, judging.latest(request.user, project)
     if current:
         with suppress(NotQualified):
-            ahead = handing.next_for(request.user, project, holding=[current.pk])
+            ahead = leased(request.user, project, holding=[current.pk])
     return render(
         request,
         "labeling/label.html",
         {
             "project": project,
-            "role": membership(request.user, project).role,
+            "role": place.role,
             "current": on_screen(current, keys) | {"revises": revised.pk}
             if revised
             else on_screen(current, keys),
@@ -89,6 +90,14 @@ def label(request: HttpRequest, slug: str) -> HttpResponse:
             "flag_reasons": PutAsideForm.FLAG_REASONS,
         },
     )
+
+
+def leased(user: User, project: Project, holding: Sequence[int] = ()) -> Assignment | None:
+    """The person's next assignment; Http404 if they have been removed from the project since they were let in."""
+    try:
+        return handing.next_for(user, project, holding)
+    except Membership.DoesNotExist:
+        raise Http404 from None
 
 
 def answered(user: User, project: Project, assignment: str) -> Judgment:
@@ -235,7 +244,7 @@ def fragment(assignment: Assignment | None, user: User) -> str | None:
 
 @desk_post
 def next_comparison(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
-    assignment = handing.next_for(user, project, holding=ids(values.get("holding", [])))
+    assignment = leased(user, project, holding=ids(values.get("holding", [])))
     return {"html": fragment(assignment, user)}
 
 

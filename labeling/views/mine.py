@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_GET
 
-from labeling.access import ANNOTATING, access_project, membership
+from labeling.access import ANNOTATING, access_place
 from labeling.agreement import with_others, with_themselves
 from labeling.answers import ALL_BAD, ALL_GOOD, PREFERRED, TIE
 from labeling.models import Candidate, Judgment, Project, User
@@ -46,12 +46,13 @@ class Says(Func):
 @login_required
 def mine(request: HttpRequest, slug: str) -> HttpResponse:
     """The person's standing answers, newest first; `q` looks for words in prompts, answers and reasons."""
-    project = access_project(request.user, slug, *ANNOTATING)
+    place = access_place(request.user, slug, *ANNOTATING)
+    project = place.project
     words = request.GET.get("q", "").replace("\x00", "").strip()
     page = Paginator(found(request.user, project, words), PER_PAGE).get_page(request.GET.get("page"))
     context = {
         "project": project,
-        "role": membership(request.user, project).role,
+        "role": place.role,
         "words": words,
         "page": page,
         "answers": [in_words(judgment) for judgment in page],

@@ -13,11 +13,11 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from labeling import qualification as acts
-from labeling.access import ANNOTATING, access_project, membership
+from labeling.access import ANNOTATING, access_place
 from labeling.answers import ALL_BAD, ALL_GOOD, TIE
 from labeling.forms import QualificationForm
 from labeling.keys import as_written, keys_with
-from labeling.models import Membership, Project, QualificationAnswer, User
+from labeling.models import Membership, Project, QualificationAnswer
 from labeling.models.qualification import LETTERS
 from labeling.rendering import render_markdown
 from labeling.views.label import LETTERS as SHOWN
@@ -30,8 +30,8 @@ from labeling.words import desk_words
 @login_required
 def qualification(request: HttpRequest, slug: str) -> HttpResponse:
     """The question that comes next, or how the round ended; a POST begins it. `?given=` looks at an answer."""
-    project = access_project(request.user, slug, *ANNOTATING)
-    member = place_of(request.user, project)
+    member = access_place(request.user, slug, *ANNOTATING)
+    project = member.project
     if request.method == "POST":
         with suppress(acts.NoAttemptLeft):  # the page says so
             acts.begin(member)
@@ -45,6 +45,8 @@ def qualification(request: HttpRequest, slug: str) -> HttpResponse:
         waiting = (
             standing.attempt.answers.filter(answered_at=None).select_related("question__project").first()
         )
+        if waiting is None:  # another tab has just answered the last one: look again how the round ended
+            return redirect("labeling:qualification", slug)
         return question_page(request, member, waiting)
     context = frame(project, member) | {"standing": standing, "asked": len(acts.asked(project))}
     if standing.attempt:
@@ -57,8 +59,7 @@ def qualification(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 def answer(request: HttpRequest, slug: str) -> HttpResponse:
     """Take an answer and lead to what is right; sent twice it leads to the same."""
-    project = access_project(request.user, slug, *ANNOTATING)
-    member = place_of(request.user, project)
+    member = access_place(request.user, slug, *ANNOTATING)
     form = QualificationForm(request.POST)
     if not form.is_valid():
         return redirect("labeling:qualification", slug)
@@ -69,12 +70,6 @@ def answer(request: HttpRequest, slug: str) -> HttpResponse:
     except ValidationError as error:
         return question_page(request, member, given, " ".join(error.messages), status=400)
     return redirect(f"{reverse('labeling:qualification', args=[slug])}?given={given.pk}")
-
-
-def place_of(user: User, project: Project) -> Membership:
-    member = membership(user, project)
-    member.project = project
-    return member
 
 
 def given_by(member: Membership, pk: Any) -> QualificationAnswer:

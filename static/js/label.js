@@ -181,7 +181,8 @@ async function fill() {
       if (signedOut && !outbox.ids().length) saySignedOut(outcome);
       if (refused) say(message, "harm");
       // The page knows where to lead: to a qualification round that was switched on since, say.
-      if (refused && !current) return location.reload();
+      // With answers waiting it would come here again, and again: it has what one of them answers.
+      if (refused && !current && !outbox.ids().length) return location.reload();
       if (done) soonMs = LOOK_SOON_MS;
       if (!current) drawLack(outcome);
       if (!done || !reply.html) break;
@@ -199,9 +200,10 @@ async function fill() {
   }
 }
 
-// Why nothing came: nobody is signed in, or somebody else; no connection; or nothing is left.
-function drawLack({ done, reply, signedOut, other }) {
+// Why nothing came: nobody is signed in, or somebody else; an answer has to arrive first; no connection; or nothing is left.
+function drawLack({ done, reply, signedOut, other, refused }) {
   if (signedOut) drawEmpty(other ? "other" : "signed-out");
+  else if (refused) drawEmpty("coming");
   else if (!done) lookSoon();
   else if (!reply.html) drawEmpty(outbox.isMoving ? "coming" : "nothing");
 }

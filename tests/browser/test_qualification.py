@@ -105,6 +105,32 @@ def test_a_desk_that_is_open_leads_to_a_round_that_was_switched_on_since(
     until(lambda: len(judged()) == 2)
 
 
+def test_a_round_that_was_switched_on_waits_until_what_was_answered_has_arrived(
+    sign_in, bob, project, pairs, round_of_two, judged
+):
+    project.qualification = False
+    project.save()
+    desk = reverse("labeling:label", args=[project.slug])
+    page = sign_in(bob, desk)
+    page.wait_for_load_state("networkidle")
+    project.qualification = True
+    project.save()
+    page.route(
+        "**/label/answer/", lambda route: route.fulfill(status=500, body="<h1>Server Error (500)</h1>")
+    )
+    reloads = []
+    page.on("request", lambda request: reloads.append(request) if request.is_navigation_request() else None)
+    page.keyboard.press("4")
+    with page.expect_response(lambda response: response.status == 409):
+        page.keyboard.press("4")
+    expect(page.get_by_role("heading", name="The next comparison is on its way")).to_be_visible()
+    page.wait_for_timeout(300)  # as long as it takes to load the desk again
+    assert reloads == []
+    page.unroute("**/label/answer/")
+    page.wait_for_url(f"**{round_of_two}")
+    assert len(judged()) == 2
+
+
 @pytest.mark.parametrize("answers", [3, 8])
 def test_what_can_be_said_of_many_answers_fits_in_every_language(sign_in, bob, project, answers):
     project.qualification = project.all_good = True

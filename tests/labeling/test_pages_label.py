@@ -6,9 +6,13 @@ import uuid
 import pytest
 from django.urls import reverse
 
+from labeling import access
+from labeling.api import work
 from labeling.assignment import next_for
 from labeling.models import Assignment, Completion, Judgment, Preference
+from labeling.projects import remove_member
 from labeling.selection import create_comparison
+from labeling.views import label
 
 
 @pytest.fixture
@@ -301,6 +305,24 @@ def test_strangers_and_reviewers_get_404(client, desk, project, charlie, carol, 
         client.force_login(person)
         assert client.get(f"/p/{project.slug}/label/").status_code == 404
         assert desk("next", holding=[])[0] == 404
+
+
+def test_who_is_removed_while_they_ask_gets_404(as_bob, desk, project, comparison, monkeypatch):
+    def let_in_and_removed(*asked):
+        place = access.access_place(*asked)
+        remove_member(place)
+        return place
+
+    back_in = project.memberships.filter(user__username="bob")
+    monkeypatch.setattr(label, "access_place", let_in_and_removed)
+    assert as_bob.get(f"/p/{project.slug}/label/").status_code == 404
+    back_in.update(left_at=None)
+    monkeypatch.setattr(label, "access_project", lambda *asked: let_in_and_removed(*asked).project)
+    assert desk("next", holding=[])[0] == 404
+    back_in.update(left_at=None)
+    monkeypatch.setattr(work, "access_project", lambda *asked: let_in_and_removed(*asked).project)
+    assert as_bob.post(f"/api/v1/projects/{project.slug}/next/", {}, "application/json").status_code == 404
+    assert not Assignment.objects.exists()
 
 
 def test_the_desk_takes_no_get_and_no_post_without_the_csrf_token(project, bob):

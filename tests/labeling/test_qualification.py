@@ -488,6 +488,23 @@ def test_a_person_goes_through_the_round_by_the_page(client, project, bob, bobs,
     assert client.get(f"/p/{project.slug}/label/").status_code == 200
 
 
+def test_the_last_answer_may_come_from_another_tab_while_the_page_is_made(
+    client, project, bob, bobs, round_of_five, monkeypatch
+):
+    def standing_before_the_last_answer(member):
+        found = standing_of(member)
+        if found.open:
+            for given in found.attempt.answers.select_related("question__project"):
+                answer(given, "preferred", side=given.sides.index(0))
+        return found
+
+    begin(bobs)
+    monkeypatch.setattr(acts, "standing_of", standing_before_the_last_answer)
+    client.force_login(bob)
+    page = client.get(f"/p/{project.slug}/qualification/", follow=True)
+    assert "5 of 5 answers were right: you have passed" in page.content.decode()
+
+
 def test_without_an_attempt_left_the_page_says_whom_to_ask(client, project, alice, bob, bobs, round_of_five):
     for _ in range(2):
         go_through(bobs, 0)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from django.http import Http404, HttpRequest
 
-from labeling.access import MANAGER, READING, access_project, membership
+from labeling.access import MANAGER, READING, access_place, access_project
 from labeling.models import Project
 from training.models import ModelVersion, Round, Run
 
 
 def readable(request: HttpRequest, slug: str) -> tuple[Project, dict[str, object]]:
     """The project for who may read it, and what every page says of it; else Http404."""
-    project = access_project(request.user, slug, *READING)
-    return project, {"project": project, "role": membership(request.user, project).role}
+    place = access_place(request.user, slug, *READING)
+    return place.project, {"project": place.project, "role": place.role}
 
 
 def managed(request: HttpRequest, slug: str) -> Project:

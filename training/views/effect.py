@@ -8,7 +8,7 @@ from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
-from labeling.access import ANNOTATING, access_project, membership
+from labeling.access import ANNOTATING, access_place
 from training import effect, loop
 from training.views.loop import settings_of
 
@@ -18,7 +18,8 @@ from training.views.loop import settings_of
 @login_required
 def show(request: HttpRequest, slug: str) -> HttpResponse:
     """Round by round, the newest first, what became of the person's own answers; nobody sees another's."""
-    project = access_project(request.user, slug, *ANNOTATING)
+    place = access_place(request.user, slug, *ANNOTATING)
+    project = place.project
     settings = settings_of(project)
     before = request.GET.get("before", "")
     number = int(before) if before.isdecimal() and len(before) < 10 else None
@@ -30,7 +31,7 @@ def show(request: HttpRequest, slug: str) -> HttpResponse:
     policy = settings.policy if settings else None
     context = {
         "project": project,
-        "role": membership(request.user, project).role,
+        "role": place.role,
         "settings": settings,
         "open_round": loop.open_round(project),
         "newest": newest,
