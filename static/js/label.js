@@ -91,8 +91,9 @@ function parse(html) {
 }
 
 function show(article) {
-  // What was open belongs to another comparison; what was typed there is kept already.
+  // What was open belongs to another comparison; what was typed there is kept already, but for a report begun.
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+  for (const text of document.querySelectorAll("[data-put-aside] textarea")) text.value = "";
   const hadFocus = holdsFocus();
   current = article;
   stage.replaceChildren(...(article ? [article] : []));

@@ -243,7 +243,7 @@ def test_a_session_that_ends_keeps_the_answer_until_the_next_sign_in(
 
 
 def test_skip_report_and_say_why_by_keyboard(desk, pairs, judged, until):
-    pairs(5)
+    pairs(6)
     page = desk()
     page.keyboard.press("s")
     expect(page.get_by_role("dialog", name="Why skip this one?")).to_be_visible()
@@ -268,6 +268,17 @@ def test_skip_report_and_say_why_by_keyboard(desk, pairs, judged, until):
     expect(page.get_by_role("button", name="Say why")).to_have_attribute("aria-pressed", "false")
     press(page, "1")
     until(lambda: [j.reason for j in judged()] == ["It answers 1 question.", ""])
+
+    # A report that was begun and left says nothing of the next comparison.
+    page.keyboard.press("f")
+    page.get_by_label("What should the manager know?").fill("Somebody is named.")
+    page.keyboard.press("Escape")
+    press(page, "1")
+    reported = shown(page)
+    page.keyboard.press("f")
+    page.get_by_role("button", name="It shows private data").click()
+    until(lambda: Assignment.objects.get(pk=reported).outcome == "flagged")
+    assert Assignment.objects.get(pk=reported).outcome_text == ""
 
 
 def test_a_key_held_down_answers_once(desk, pairs, judged, until):
