@@ -4,11 +4,11 @@
 import { Better } from "./better.js";
 import { Drafts } from "./drafts.js";
 import { isGone, markGone } from "./gone.js";
-import { actOf, place } from "./keys.js";
+import { actOf, isShortcut, place } from "./keys.js";
 import { Outbox, newKey, post } from "./outbox.js";
 import { Ranking, drawNoRanking } from "./ranking.js";
 import { focusOn, nextUnrated, rateByKey, ratingsOf, showRatings } from "./ratings.js";
-import { followSides, offerDifferences, showSide, toggleApart, toggleDifferences, turnSide } from "./sides.js";
+import { followSides, offerDifferences, showSide, toggleApart, toggleDifferences, turnByKey } from "./sides.js";
 import { hasActed, hold, say, sayInPassing, sayWithLink, saySignedOut } from "./status.js";
 import { words } from "./words.js";
 
@@ -481,7 +481,7 @@ function perform(act) {
 function onKey(event) {
   // Enter held down on a button would press it again and again.
   if (event.repeat && event.target.closest(".verdict")) event.preventDefault();
-  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
+  if (isShortcut(event) || event.repeat || event.isComposing) return;
   const dialog = document.querySelector("dialog[open]");
   if (dialog) return onDialogKey(event, dialog);
   // A dialog that Escape has closed keeps the focus for a moment; nobody writes in it any more.
@@ -497,9 +497,7 @@ function onKey(event) {
   else if (ranking && event.key === "Enter" && !event.target.closest("button:not(.chip), a")) actions.send();
   else if (ranking && event.key === "Backspace") actions.unrank();
   else if (act) perform(act);
-  else if (event.key === "ArrowLeft") turnSide(current, -1);
-  else if (event.key === "ArrowRight") turnSide(current, 1);
-  else return;
+  else if (!turnByKey(current, event)) return;
   event.preventDefault();
 }
 

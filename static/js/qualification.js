@@ -1,7 +1,7 @@
 // The qualification round: a question at a time, by the desk's keys. The answer is a form that leads to what is right.
 
-import { actOf } from "./keys.js";
-import { followSides, showSide, turnSide } from "./sides.js";
+import { actOf, isShortcut } from "./keys.js";
+import { followSides, showSide, turnByKey } from "./sides.js";
 
 const article = document.querySelector("#stage article");
 const form = document.querySelector("#answer");
@@ -9,11 +9,14 @@ const next = document.querySelector("[data-next]");
 const drawer = document.querySelector("#guidelines");
 const shownAt = performance.now();
 
+const SENT_FOR_MS = 5000; // after which it may be sent again: it was stopped, or lost; the server takes it once
+
 let sent = false;
 
 function answer({ verdict = "preferred", side = "", strength = "" }) {
   if (!form || sent) return;
   sent = true;
+  setTimeout(() => (sent = false), SENT_FOR_MS);
   const said = { verdict, side, strength, seconds_spent: Math.round((performance.now() - shownAt) / 100) / 10 };
   for (const [name, value] of Object.entries(said)) form.elements[name].value = value;
   form.submit();
@@ -29,15 +32,13 @@ function verdictButtons() {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
+  if (isShortcut(event) || event.repeat || event.isComposing) return;
   const buttons = verdictButtons();
   const act = actOf(event, [...buttons.map((button) => button.dataset.act), "guidelines"]);
   if (act === "guidelines" || (event.key === "Escape" && !drawer.hidden)) toggleGuidelines();
   else if (act) answer(buttons.find((button) => button.dataset.act === act).dataset);
   else if (event.key === "Enter" && next && !event.target.closest("button, a")) next.click();
-  else if (event.key === "ArrowLeft") turnSide(article, -1);
-  else if (event.key === "ArrowRight") turnSide(article, 1);
-  else return;
+  else if (!turnByKey(article, event)) return;
   event.preventDefault();
 });
 

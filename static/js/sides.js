@@ -7,11 +7,15 @@ function tabs(article) {
   return [...(article?.querySelectorAll(".tabs button") ?? [])];
 }
 
+function scrollsSideways(element) {
+  return element.scrollWidth > element.clientWidth;
+}
+
 // On a phone the row of answers scrolls sideways; the tabs say which one is seen.
 export function followSides(article) {
   const row = article.querySelector(".answers");
   row.scrollLeft = 0;
-  if (row.scrollWidth > row.clientWidth) row.tabIndex = 0; // what scrolls can be reached by key as well
+  if (scrollsSideways(row)) row.tabIndex = 0; // what scrolls can be reached by key as well
   const mark = () => {
     const seen = Math.round(Math.abs(row.scrollLeft) / Math.max(1, row.firstElementChild.offsetWidth));
     tabs(article).forEach((tab, index) => {
@@ -35,10 +39,18 @@ export function showSide(article, side) {
   row.scrollTo({ left, behavior: calm ? "instant" : "smooth" });
 }
 
-// Show the answer to the left (-1) or to the right (1) of the one seen; in Arabic the first stands on the right.
-export function turnSide(article, towards) {
+const ARROWS = { ArrowLeft: -1, ArrowRight: 1 };
+
+// An arrow shows the answer to the left or to the right of the one seen; in Arabic the first stands on the right. False
+// when it was not meant for us: all are seen, or it scrolls what has the focus, such as long lines of code.
+export function turnByKey(article, { key, target }) {
+  const towards = ARROWS[key];
+  const row = article?.querySelector(".answers");
+  const focused = target.closest("[tabindex]") ?? row;
+  if (!towards || !row || !scrollsSideways(row) || (focused !== row && scrollsSideways(focused))) return false;
   const by = document.documentElement.dir === "rtl" ? -towards : towards;
   showSide(article, Math.min(tabs(article).length - 1, Math.max(0, seenSide(article) + by)));
+  return true;
 }
 
 // Marks on the words that two answers do not share

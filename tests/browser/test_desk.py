@@ -269,16 +269,29 @@ def test_skip_report_and_say_why_by_keyboard(desk, pairs, judged, until):
     press(page, "1")
     until(lambda: [j.reason for j in judged()] == ["It answers 1 question.", ""])
 
-    # A report that was begun and left says nothing of the next comparison.
+    # A report that was begun and left says nothing of the next comparison, whose reason a digit picks.
     page.keyboard.press("f")
     page.get_by_label("What should the manager know?").fill("Somebody is named.")
     page.keyboard.press("Escape")
     press(page, "1")
     reported = shown(page)
     page.keyboard.press("f")
-    page.get_by_role("button", name="It shows private data").click()
+    page.keyboard.press("2")
     until(lambda: Assignment.objects.get(pk=reported).outcome == "flagged")
     assert Assignment.objects.get(pk=reported).outcome_text == ""
+
+
+def test_an_arrow_scrolls_the_code_that_has_the_focus(desk, pairs):
+    pairs(1, candidates=("```\n" + "wide " * 38, "narrow"))
+    page = desk()
+    row, code = page.locator("#stage .answers"), page.locator("#stage pre")
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 740})
+        code.evaluate("one => { one.scrollLeft = 0; one.focus(); }")
+        before = row.evaluate("one => one.scrollLeft")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("() => document.querySelector('#stage pre').scrollLeft > 0")
+        assert row.evaluate("one => one.scrollLeft") == before
 
 
 def test_a_key_held_down_answers_once(desk, pairs, judged, until):

@@ -20,11 +20,11 @@ def own_keys(bob):
     return give
 
 
-def strike(page, key, code):
-    """A key of another layout: what it types, and where it lies."""
+def strike(page, key, code, **held):
+    """A key of another layout: what it types, where it lies, and what is held down with it."""
     page.evaluate(
-        "([key, code]) => document.body.dispatchEvent(new KeyboardEvent('keydown', {key, code, bubbles: true}))",
-        [key, code],
+        "struck => document.body.dispatchEvent(new KeyboardEvent('keydown', {...struck, bubbles: true}))",
+        {"key": key, "code": code} | held,
     )
 
 
@@ -103,6 +103,23 @@ def test_other_layouts_keep_their_places_and_may_be_typed(desk, pairs, judged, o
     page.keyboard.press("Escape")
     strike(page, ";", "Semicolon")
     until(lambda: [one.strength for one in judged()] == [3])
+
+
+ALTGR = {"ctrlKey": True, "altKey": True, "modifierAltGraph": True}  # as Windows has it
+
+
+def test_signs_that_need_another_key_may_be_ones_own(desk, pairs, judged, own_keys, until):
+    own_keys(a3="@", b3="{")
+    pairs(3)
+    page = desk()
+    strike(page, "€", "KeyE", **ALTGR)  # nobody's, and no E
+    strike(page, "@", "KeyQ", ctrlKey=True)
+    strike(page, "s", "KeyS", altKey=True)
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    strike(page, "@", "KeyQ", **ALTGR)
+    until(lambda: [one.strength for one in judged()] == [3])
+    strike(page, "{", "Digit8", altKey=True)  # on a Mac
+    until(lambda: [one.strength for one in judged()] == [3, 3])
 
 
 @pytest.mark.parametrize("mark", ["?", "؟", "？"])

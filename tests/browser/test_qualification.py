@@ -47,11 +47,17 @@ def press(page, key):
 
 def test_the_round_is_passed_by_keys_alone(sign_in, bob, round_of_two, faults):
     page = sign_in(bob, round_of_two)
+    page.clock.install()
     page.get_by_role("button", name="Begin").focus()
     press(page, "Enter")
     expect(page.get_by_text("Question 1 of 2")).to_be_visible()
     page.wait_for_load_state()  # its keys and taps are the script's
-    press(page, "17"[side_of(page, "new one")])
+    right = "17"[side_of(page, "new one")]
+    page.route("**/answer/", lambda route: route.abort("aborted"), times=1)
+    with page.expect_event("requestfailed"):  # as when a slow page is stopped
+        press(page, right)
+    page.clock.run_for(6_000)
+    press(page, right)
     expect(page.get_by_role("heading", name="Right")).to_be_focused()
     expect(page.get_by_text("names a step")).to_be_visible()
     press(page, "Enter")
