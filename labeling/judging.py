@@ -81,7 +81,9 @@ def revise(judgment: Judgment, verdict: str, client_key: uuid.UUID | str, **said
             return earlier
         answer, edit = _checked(assignment, verdict, said)
         _supersede(judgment)
-        return _write(assignment, answer, edit, key)
+        revision = _write(assignment, answer, edit, key)
+        _settle_edit(judgment)
+        return revision
 
 
 def withdraw(judgment: Judgment) -> Assignment:
@@ -94,6 +96,7 @@ def withdraw(judgment: Judgment) -> Assignment:
         if _is_withdrawn(judgment, assignment):
             return assignment
         _supersede(judgment)
+        _settle_edit(judgment)
         assignment.outcome, assignment.outcome_at = Assignment.Outcome.NONE, None
         assignment.save(update_fields=["outcome", "outcome_at"])
         if not comparison.closed_by_report:
@@ -230,21 +233,17 @@ def _write(assignment: Assignment, answer: Answer, edit: Better | None, key: uui
             raise
         raise ValidationError({"client_key": _("was already used for another comparison")}) from None
     completions = _completions(comparison)
-    preferences = []
     if not comparison.repeats_id:  # a repeat says nothing new of its candidates: see repeats.py
-        preferences = build_preferences(judgment, comparison.project, comparison.prompt_id, completions)
+        Preference.objects.bulk_create(
+            build_preferences(judgment, comparison.project, comparison.prompt_id, completions)
+        )
     if edit:
-        preferences += _write_edit(judgment, completions[edit.position], edit.text)
-    Preference.objects.bulk_create(preferences)
+        _write_edit(judgment, completions[edit.position], edit.text)
+        _settle_edit(judgment)
     return judgment
 
 
-def _write_edit(judgment: Judgment, original_id: int, text: str) -> list[Preference]:
-    """Keep a better answer; returns the preference for it, not yet saved.
-
-    None where the same answer of this person over the same original stands already: asked again, people mend the same
-    mistake in the same way, and it would count twice.
-    """
+def _write_edit(judgment: Judgment, original_id: int, text: str) -> None:
     comparison = judgment.comparison
     prompt, original = comparison.prompt, Completion.objects.get(pk=original_id)
     if original.text.replace("\r\n", "\n").strip() == text:
@@ -252,14 +251,31 @@ def _write_edit(judgment: Judgment, original_id: int, text: str) -> list[Prefere
     writer = Membership.objects.get(project=comparison.project, user=judgment.annotator_id)
     better = Completion.objects.add(prompt, text, writer.pseudonym)
     Edit.objects.create(judgment=judgment, original=original, completion=better)
+
+
+def _settle_edit(judgment: Judgment) -> None:
+    """See that the judgment's better answer, if any, has one preference over its original while it stands anywhere.
+
+    Asked again, people mend the same mistake in the same way, and it would count twice; taken back in one place it still
+    stands in the other. The better answer is locked, so that of two judgments at once the second finds what the first did.
+    """
+    edit = Edit.objects.filter(judgment=judgment).first()
+    if edit is None:
+        return
+    Completion.objects.select_for_update(no_key=True).get(pk=edit.completion_id)
     # A completion is one person's, by its author: nobody else's preference can have chosen it.
-    if Preference.objects.current().filter(chosen=better, rejected=original).exists():
-        return []
-    return [
-        Preference(
-            project=comparison.project, prompt=prompt, judgment=judgment, chosen=better, rejected=original
+    if Preference.objects.current().filter(chosen=edit.completion_id, rejected=edit.original_id).exists():
+        return
+    same = Edit.objects.current().filter(completion=edit.completion_id, original=edit.original_id)
+    if standing := same.select_related("judgment__comparison").order_by("id").first():
+        comparison = standing.judgment.comparison
+        Preference.objects.create(
+            project_id=comparison.project_id,
+            prompt_id=comparison.prompt_id,
+            judgment=standing.judgment,
+            chosen_id=edit.completion_id,
+            rejected_id=edit.original_id,
         )
-    ]
 
 
 def _completions(comparison: Comparison) -> list[int]:

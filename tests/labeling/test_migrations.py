@@ -1,14 +1,18 @@
 """What migrations hand over, tried on rows of before."""
 
+import uuid
 from datetime import timedelta
 
 import pytest
 from django.db import connection, transaction
 from django.db.migrations.executor import MigrationExecutor
+from django.db.models.functions import Now
 from django.utils import timezone
 
+from labeling.answers import Better
 from labeling.assignment import flag, next_for, skip
-from labeling.models import Assignment, Project, User
+from labeling.judging import record
+from labeling.models import Assignment, Judgment, Preference, Project, User
 from labeling.projects import create_project
 from labeling.repeats import repeat_of
 from tests.labeling.test_reports import answer_left
@@ -91,6 +95,32 @@ def test_what_was_put_aside_before_gets_its_project_and_indexes_by_it(
         assert set(place.put_aside.all()) == set(of_place.exclude(outcome=""))
     anew = definitions("assignment_aside_by_project", "assignment_waits_by_project")
     assert len(anew) == 2 and all("put_aside_in_id" in definition for definition in anew)
+
+
+def test_a_better_answer_that_lost_its_preference_gets_one(project, bob, make_comparison, migrate):
+    make_comparison()
+    first = record(next_for(bob, project), "tie", uuid.uuid4(), edit=Better(0, "As it should be."))
+    with transaction.atomic():
+        repeat = repeat_of(first)
+    lease = {"slot": 0, "sides": [0, 1], "leased_until": Now()}
+    asked_again = Assignment.objects.create(comparison=repeat, annotator=bob, **lease)
+    again = record(asked_again, "tie", uuid.uuid4(), edit=Better(0, "As it should be."))
+    # As `first` was once taken back: its preference went, and nobody looked at `again`.
+    with transaction.atomic():
+        Judgment.objects.filter(pk=first.pk).update(is_current=False, superseded_at=Now())
+        Assignment.objects.filter(pk=first.assignment_id).update(outcome="", outcome_at=None)
+    assert not Preference.objects.current().exists()
+    migrate(("labeling", "0016_lists_by_project"))
+    migrate(*newest())
+    given = Preference.objects.current().get()
+    assert (given.judgment, given.chosen.text, given.rejected) == (
+        again,
+        "As it should be.",
+        again.edit.original,
+    )
+    migrate(("labeling", "0016_lists_by_project"))
+    migrate(*newest())
+    assert Preference.objects.current().count() == 1
 
 
 def leave_behind(*indexes):

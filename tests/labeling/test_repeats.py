@@ -307,10 +307,19 @@ def test_the_same_better_answer_counts_once(project, bob, due):
     assert Preference.objects.current().count() == before
     (demonstration,) = map(json.loads, stream_demonstrations(project))
     assert demonstration["judgment"] == first.pk
-    # Taken back where it was said first, it stands by the other.
-    revise(first, "preferred", uuid.uuid4(), ranking=ranking, strength=1)
+    # Taken back where it was said first, it stands by the other, and the other way round.
+    without = revise(first, "preferred", uuid.uuid4(), ranking=ranking, strength=1)
     (demonstration,) = map(json.loads, stream_demonstrations(project))
     assert demonstration["judgment"] == again.pk
+    written = Edit.objects.get(judgment=again).completion
+    assert Preference.objects.current().get(chosen=written).judgment == again
+    anew = revise(without, "preferred", uuid.uuid4(), ranking=ranking, strength=1, edit=better)
+    assert Preference.objects.current().get(chosen=written).judgment == again
+    withdraw(again)
+    assert Preference.objects.current().get(chosen=written).judgment == anew
+    assert Preference.objects.current().count() == before
+    withdraw(anew)
+    assert not Preference.objects.current().filter(chosen=written).exists()
 
 
 def test_an_answer_to_a_repeat_can_be_revised_and_taken_back(project, bob, due):
