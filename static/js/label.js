@@ -137,7 +137,8 @@ function rankingOf(article) {
 }
 
 function holdsFocus() {
-  return document.activeElement !== document.body && document.activeElement.checkVisibility();
+  const { activeElement } = document;
+  return activeElement !== document.body && (activeElement.checkVisibility?.() ?? true); // Safari has it since 17.4
 }
 
 // Without a comparison the stage says why: on its way, nothing left, or no connection.
