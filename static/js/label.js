@@ -1,6 +1,7 @@
 // The annotator's desk. The comparison after this one is always here already: an answer puts it on
 // screen at once, and the answer itself goes out through the outbox.
 
+import "./bar.js";
 import { Better } from "./better.js";
 import { Drafts } from "./drafts.js";
 import { isGone, markGone } from "./gone.js";

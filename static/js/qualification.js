@@ -1,5 +1,6 @@
 // The qualification round: a question at a time, by the desk's keys. The answer is a form that leads to what is right.
 
+import "./bar.js";
 import { actOf, isShortcut } from "./keys.js";
 import { followSides, showSide, turnByKey } from "./sides.js";
 

@@ -24,13 +24,13 @@ def asks(project):
 
 
 @pytest.fixture
-def pair(project):
-    """Make one comparison of these two texts."""
+def compared(project):
+    """Make one comparison of these texts."""
 
-    def make(left, right, prompt="Which one?"):
+    def make(*texts, prompt="Which one?"):
         prompt = Prompt.objects.add(project, prompt)
         return create_comparison(
-            project, prompt, [Completion.objects.add(prompt, t, f"m{n}") for n, t in enumerate((left, right))]
+            project, prompt, [Completion.objects.add(prompt, t, f"m{n}") for n, t in enumerate(texts)]
         )
 
     return make
@@ -104,6 +104,31 @@ def test_ratings_are_given_by_keyboard_and_asked_for_before_the_verdict(desk, pa
     page.keyboard.type("222")
     press(page, "7")
     until(lambda: len(judged()) == 2)
+
+
+# By how much what has the focus is covered by what sticks to the bottom or the top.
+COVERED = """() => {
+    const { top, bottom } = document.activeElement.getBoundingClientRect();
+    const stuck = [...document.querySelectorAll(".topbar, .tabs, .answer > header")].map((one) => one.getBoundingClientRect());
+    const free = Math.max(...stuck.filter((one) => one.top < 120).map((one) => one.bottom));
+    return Math.max(0, bottom - document.querySelector(".bar").getBoundingClientRect().top, free - top);
+}"""
+
+
+def test_what_gets_the_focus_is_covered_by_nothing(desk, compared, asks):
+    asks(criteria=["honesty"])
+    text = "\n\n".join(["A paragraph."] * 40 + ["[A link](https://example.com)"] + ["A paragraph."] * 40)
+    compared(text, text + " Yes.")
+    page = desk()
+    for width, height in ((1280, 720), (360, 740)):
+        page.set_viewport_size({"width": width, "height": height})
+        for begin, key in (("scrollTo(0, 0)", "r"), ("document.querySelector('.prompt').focus()", "Tab")):
+            page.evaluate(begin)
+            page.keyboard.press(key)
+            assert page.evaluate(COVERED) == 0, (width, key)
+        page.evaluate("document.querySelector('.answer .ratings input').focus()")
+        page.keyboard.press("Shift+Tab")
+        assert page.evaluate(COVERED) == 0, (width, "Shift+Tab")
 
 
 def test_ratings_are_large_enough_to_tap_and_fit_a_phone(desk, pairs, judged, asks, until):
@@ -278,8 +303,8 @@ def test_an_answer_that_no_longer_fits_comes_back_with_what_was_written(desk, pa
 # Better answers
 
 
-def test_a_better_answer_starts_from_the_text_as_it_was_written(desk, pair, judged, until):
-    pair("A **bold** claim.", "Another *claim*.")
+def test_a_better_answer_starts_from_the_text_as_it_was_written(desk, compared, judged, until):
+    compared("A **bold** claim.", "Another *claim*.")
     page = desk()
     page.keyboard.press("e")
     field = page.get_by_label("As it should have been")
@@ -336,9 +361,9 @@ def test_a_long_better_answer_arrives_whole(desk, pairs, judged, until):
 # Differences and scrolling
 
 
-def test_differences_are_marked_on_demand_and_go_with_the_comparison(desk, pair, faults):
-    pair("The cat sat on the mat.", "The dog sat on the mat.")
-    pair("Quite the same words here.", "Quite the same words there.", prompt="And now?")
+def test_differences_are_marked_on_demand_and_go_with_the_comparison(desk, compared, faults):
+    compared("The cat sat on the mat.", "The dog sat on the mat.")
+    compared("Quite the same words here.", "Quite the same words there.", prompt="And now?")
     page = desk()
     marked = "() => [...(CSS.highlights.get('differs') ?? [])].map(String).sort()"
     page.keyboard.press("d")
@@ -381,8 +406,8 @@ def longest_common(a, b):
     return row[-1]
 
 
-def test_long_answers_scroll_apart_when_asked_and_stay_so(desk, pair):
-    pair("word " * 4000, "other " * 4000)
+def test_long_answers_scroll_apart_when_asked_and_stay_so(desk, compared):
+    compared("word " * 4000, "other " * 4000)
     page = desk()
     page_height = "document.documentElement.scrollHeight"
     together = page.evaluate(page_height)
