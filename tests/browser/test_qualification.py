@@ -156,6 +156,8 @@ def test_what_can_be_said_of_many_answers_fits_in_every_language(sign_in, bob, p
             assert (small, page.evaluate(CUT_OFF)) == ([], []), (code, width)
             assert room >= 0, (code, width)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (code, width)
+    page.set_viewport_size({"width": 320, "height": 256})  # a page enlarged four times
+    expect(page.locator(".bar")).not_to_be_in_viewport()
 
 
 @pytest.mark.parametrize("look", LOOKS)

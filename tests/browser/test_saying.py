@@ -131,6 +131,27 @@ def test_what_gets_the_focus_is_covered_by_nothing(desk, compared, asks):
         assert page.evaluate(COVERED) == 0, (width, "Shift+Tab")
 
 
+# The share of the window's height in which an answer is seen, once one has scrolled to its text.
+SEEN = """() => {
+    document.querySelector(".answer .prose").scrollIntoView({ behavior: "instant" });
+    const places = [...Array(50).keys()].map((step) => ((step + 0.5) / 50) * innerHeight);
+    return places.filter((y) => document.elementFromPoint(innerWidth / 4, y).closest(".answer")).length / 50;
+}"""
+
+
+def test_a_low_window_leaves_room_to_read(desk, compared):
+    compared(*(f"{number}: " + "A sentence of an answer. " * 60 for number in range(3)))
+    page = desk()
+    page.set_viewport_size({"width": 360, "height": 640})
+    expect(page.locator(".bar")).to_be_in_viewport(ratio=1)
+    for width, height in ((320, 256), (667, 375), (844, 390)):  # enlarged four times; phones held sideways
+        page.set_viewport_size({"width": width, "height": height})
+        assert page.evaluate(SEEN) > 0.7, (width, height)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.get_by_role("button", name="Skip").click()
+        page.keyboard.press("Escape")
+
+
 def test_ratings_are_large_enough_to_tap_and_fit_a_phone(desk, pairs, judged, asks, until):
     asks(criteria=["helpfulness", "a criterion with a long name"], all_good=True)
     pairs(2)
