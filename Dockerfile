@@ -3,14 +3,14 @@
 FROM python:3.11-slim
 
 ARG EXTRAS=train
-ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 TASTEMAKER_DATA=/data PRODUCTION=1
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 TASTEMAKER_DATA=/data HF_HOME=/data/hub PRODUCTION=1
 WORKDIR /app
 
 COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY config config
 COPY labeling labeling
 COPY training training
-RUN pip install --no-cache-dir --constraint requirements.lock ".[${EXTRAS}]" \
+RUN pip install --no-cache-dir --constraint requirements.lock ".${EXTRAS:+[$EXTRAS]}" \
     && useradd --system --uid 10001 tastemaker \
     && install --directory --owner tastemaker /data
 COPY manage.py ./

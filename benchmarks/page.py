@@ -217,7 +217,9 @@ def main() -> None:
     parser.add_argument("--pause-ms", type=int, default=300, help="between two answers")
     given = parser.parse_args()
     count, pause_ms = given.comparisons, given.pause_ms
-    chromium = os.environ.get("TASTEMAKER_CHROMIUM") or shutil.which("chromium")
+    chromium = (
+        os.environ.get("TASTEMAKER_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    )
     with own_server(count + 5) as (address, desk), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         found = drive(browser, address, desk, count, pause_ms) | stored(count)

@@ -52,6 +52,11 @@ def test_no_secret_has_a_default(text):
         assert all(use.startswith(":?") for use in uses)
 
 
+def test_secrets_beside_it_reach_neither_the_image_nor_a_commit():
+    assert ".env" in (ROOT / ".dockerignore").read_text().splitlines()
+    assert "/.env" in (ROOT / ".gitignore").read_text().splitlines()
+
+
 def test_data_lies_on_volumes_that_are_declared(text, services):
     declared = set(yaml.safe_load(text)["volumes"])
     used = {volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])}
