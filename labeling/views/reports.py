@@ -17,6 +17,7 @@ from labeling.models import Assignment
 from labeling.rendering import render_markdown
 from labeling.reports import Handling
 from labeling.views.label import LETTERS, SPEAKERS
+from labeling.views.paging import asked_before
 
 REPORTS_SHOWN = 20
 SKIPS_SHOWN = 50
@@ -34,9 +35,9 @@ def reports(request: HttpRequest, slug: str) -> HttpResponse:
     project = access_project(request.user, slug, MANAGER)
     waiting = list(acts.waiting_reports(project)[: REPORTS_SHOWN + 1])
     skips = acts.skips(project)
-    before = request.GET.get("before", "")
-    if before.isdecimal() and len(before) < 19:
-        skips = skips.filter(pk__lt=int(before))
+    before = asked_before(request)
+    if before is not None:
+        skips = skips.filter(pk__lt=before)
     shown = list(skips[: SKIPS_SHOWN + 1])
     context = {
         "project": project,

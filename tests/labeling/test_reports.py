@@ -224,9 +224,17 @@ def test_older_skips_are_a_page_further(client, project, alice, bob, make_compar
     assert prompts[0] not in first and prompts[1] in first and prompts[2] in first
     before = Assignment.objects.order_by("-id")[1].pk
     assert f"?before={before}" in first
-    second = client.get(f"/p/{project.slug}/reports/?before={before}").content.decode()
+    second = client.get(path_before(project, before)).content.decode()
     assert prompts[0] in second and prompts[1] not in second
-    assert client.get(f"/p/{project.slug}/reports/?before=1;drop").status_code == 200
+    assert "Skipped, earlier ones" in second
+    for no_key in ("1;drop", "abc", "9" * 30):
+        page = client.get(f"/p/{project.slug}/reports/", {"before": no_key}).content.decode()
+        assert prompts[2] in page and "Skipped, newest first" in page
+    assert "Nobody has skipped anything before that" in client.get(path_before(project, 0)).content.decode()
+
+
+def path_before(project, before):
+    return f"/p/{project.slug}/reports/?before={before}"
 
 
 def test_the_lists_of_a_project_read_nothing_of_others(
