@@ -47,7 +47,7 @@ screenshots: install chromium
 
 # Brings the catalogs under locale/ up to the sentences of the code, and compiles them: docs/languages.md.
 messages: install gettext
-	$(BIN)/python manage.py makemessages --all --no-obsolete --no-wrap --add-location file --ignore '.venv*' --ignore var
+	$(BIN)/python manage.py makemessages --all --no-obsolete --no-wrap --add-location file --ignore '.venv*' --ignore var --ignore tests
 	$(BIN)/python manage.py compilemessages --ignore '.venv*' --ignore var
 
 # Rewrites requirements.lock from what is installed: names and versions alone.

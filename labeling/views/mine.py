@@ -1,12 +1,12 @@
 """An annotator's own answers: found again, and changed."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from statistics import median
-from typing import Any
+from time import monotonic
+from typing import Any, NamedTuple
 
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
 from django.db.models import BooleanField, Exists, F, Func, OuterRef, Q, QuerySet, Value
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -19,8 +19,11 @@ from labeling.agreement import with_others, with_themselves
 from labeling.answers import ALL_BAD, ALL_GOOD, PREFERRED, TIE
 from labeling.models import Candidate, Judgment, Project, User
 from labeling.views.label import LETTERS, progress
+from labeling.views.paging import asked_before
 
 PER_PAGE = 25
+LOOKED_AT_ONCE = 200  # answers, in a search
+MOST_SECONDS = 1  # of a search, after which the page says how far back it went
 BETTER = _("%(side)s better")
 STRENGTHS = {1: _("%(side)s slightly better"), 2: BETTER, 3: _("%(side)s much better"), None: BETTER}
 OF_A_PAIR = {ALL_BAD: _("Both bad"), ALL_GOOD: _("Both good"), TIE: _("Tie")}
@@ -49,13 +52,15 @@ def mine(request: HttpRequest, slug: str) -> HttpResponse:
     place = access_place(request.user, slug, *ANNOTATING)
     project = place.project
     words = request.GET.get("q", "").replace("\x00", "").strip()
-    page = Paginator(found(request.user, project, words), PER_PAGE).get_page(request.GET.get("page"))
+    before = asked_before(request)
+    page = page_of(standing(request.user, project), words, before)
     context = {
         "project": project,
         "role": place.role,
         "words": words,
+        "before": before,
         "page": page,
-        "answers": [in_words(judgment) for judgment in page],
+        "answers": [in_words(judgment) for judgment in page.answers],
         "progress": progress(request.user, project),
         "seconds": usual_seconds(request.user, project),
         "agreement": with_others(request.user, project),
@@ -68,15 +73,50 @@ def standing(user: User, project: Project) -> QuerySet[Judgment]:
     return Judgment.objects.current().filter(annotator=user, comparison__project=project)
 
 
-def found(user: User, project: Project, words: str) -> QuerySet[Judgment]:
-    """A person's answers in which the words occur, whatever their case."""
-    answers = standing(user, project).select_related("assignment", "comparison__prompt").order_by("-id")
-    if words:
-        candidate = Candidate.objects.filter(
-            comparison=OuterRef("comparison"), completion__text__icontains=words
-        )
-        answers = answers.filter(Exists(candidate) | Q(Says(words)) | Q(reason__icontains=words))
-    return answers
+class Page(NamedTuple):
+    """Some answers, newest first; `older` is the key below which there may be more.
+
+    `back_to` says where the search broke off, if it did.
+    """
+
+    answers: list[Judgment]
+    older: int | None = None
+    back_to: datetime | None = None
+
+
+def page_of(answers: QuerySet[Judgment], words: str, before: int | None) -> Page:
+    """The newest answers below a key; with words, those in which they occur, as far back as a second allows."""
+    if not words:
+        return first_page(list(in_full(below(answers, before))[: PER_PAGE + 1]))
+    give_up_at = monotonic() + MOST_SECONDS
+    found: list[Judgment] = []
+    while batch := list(below(answers, before).values_list("pk", "created_at")[:LOOKED_AT_ONCE]):
+        found += holding(words, in_full(answers.filter(pk__in=[pk for pk, _at in batch])))
+        before, back_to = batch[-1]
+        if len(found) > PER_PAGE or len(batch) < LOOKED_AT_ONCE:
+            break
+        if monotonic() > give_up_at:
+            return Page(found, before, back_to)
+    return first_page(found)
+
+
+def first_page(answers: list[Judgment]) -> Page:
+    shown = answers[:PER_PAGE]
+    return Page(shown, shown[-1].pk if len(answers) > PER_PAGE else None)
+
+
+def below(answers: QuerySet[Judgment], before: int | None) -> QuerySet[Judgment]:
+    return (answers if before is None else answers.filter(pk__lt=before)).order_by("-id")
+
+
+def in_full(answers: QuerySet[Judgment]) -> QuerySet[Judgment]:
+    return answers.select_related("assignment", "comparison__prompt").order_by("-id")
+
+
+def holding(words: str, answers: QuerySet[Judgment]) -> QuerySet[Judgment]:
+    """Those in which the words occur, whatever their case."""
+    candidate = Candidate.objects.filter(comparison=OuterRef("comparison"), completion__text__icontains=words)
+    return answers.filter(Exists(candidate) | Q(Says(words)) | Q(reason__icontains=words))
 
 
 def in_words(judgment: Judgment) -> dict[str, Any]:

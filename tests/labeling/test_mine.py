@@ -8,7 +8,8 @@ from labeling.agreement import with_others
 from labeling.assignment import next_for
 from labeling.judging import record
 from labeling.models import Judgment
-from labeling.views.mine import verdict_in_words
+from labeling.views.mine import page_of, verdict_in_words
+from tests.labeling.conftest import rows_read
 
 pytestmark = pytest.mark.django_db
 
@@ -74,9 +75,55 @@ def test_the_page_takes_few_queries_however_many_answers(
     client.force_login(bob)
     with django_assert_max_num_queries(14):
         page = client.get(f"/p/{project.slug}/mine/").content.decode()
-    assert page.count("Look again") == 25
-    assert client.get(f"/p/{project.slug}/mine/?page=2").content.decode().count("Look again") == 5
-    assert client.get(f"/p/{project.slug}/mine/?page=x").status_code == 200
+    assert page.count("Look again") == 25 and ">Newest<" not in page
+    older = Judgment.objects.order_by("-id")[24].pk
+    assert f"?before={older}&amp;q=" in page
+    page = client.get(f"/p/{project.slug}/mine/", {"before": older}).content.decode()
+    assert page.count("Look again") == 5 and ">Newest<" in page and ">Older<" not in page
+    assert client.get(f"/p/{project.slug}/mine/?before=x").content.decode().count("Look again") == 25
+
+
+def test_pages_of_what_was_found_go_on_where_the_one_before_ended(
+    client, project, bob, make_comparison, answer, monkeypatch
+):
+    monkeypatch.setattr("labeling.views.mine.LOOKED_AT_ONCE", 3)
+    monkeypatch.setattr("labeling.views.mine.PER_PAGE", 4)
+    for number in range(20):
+        make_comparison()
+        answer(bob, reason="kinder" if number % 2 else "shorter")
+    kinder = [judgment.pk for judgment in Judgment.objects.filter(reason="kinder").order_by("-id")]
+    standing, before, found = Judgment.objects.current(), None, []
+    for size in (4, 4, 2):
+        page = page_of(standing, "Kinder", before)
+        assert (len(page.answers), page.back_to) == (size, None)
+        found += [judgment.pk for judgment in page.answers]
+        before = page.older
+    assert found == kinder and before is None
+
+
+def test_a_search_that_takes_long_says_how_far_back_it_went(
+    client, project, bob, make_comparison, answer, monkeypatch
+):
+    monkeypatch.setattr("labeling.views.mine.LOOKED_AT_ONCE", 2)
+    monkeypatch.setattr("labeling.views.mine.MOST_SECONDS", 0)
+    for reason in ("kinder", "", "", ""):
+        make_comparison()
+        answer(bob, reason=reason)
+    client.force_login(bob)
+    path, further = f"/p/{project.slug}/mine/", Judgment.objects.order_by("-id")[1]
+    page = client.get(path, {"q": "kinder"}).content.decode()
+    assert "Nothing found so far" in page and "Your answers were looked through back to" in page
+    assert f'?before={further.pk}&amp;q=kinder">Look further back<' in page
+    page = client.get(path, {"q": "kinder", "before": further.pk}).content.decode()
+    assert page.count("Look again") == 1
+
+
+def test_a_page_reads_no_more_for_the_answers_that_are_not_on_it(project, bob, many_finished):
+    many_finished(3_000)
+    standing = Judgment.objects.current().filter(annotator=bob, comparison__project=project)
+    middle = standing.order_by("id")[1_500].pk
+    for before in (None, middle):
+        assert rows_read(lambda before=before: page_of(standing, "", before)) < 500
 
 
 @pytest.mark.parametrize(
