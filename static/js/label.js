@@ -7,10 +7,11 @@ import { Drafts } from "./drafts.js";
 import { isGone, markGone } from "./gone.js";
 import { actOf, isShortcut, place } from "./keys.js";
 import { Outbox, newKey, post } from "./outbox.js";
+import { addToPace, count, uncount } from "./pace.js";
 import { Ranking, drawNoRanking } from "./ranking.js";
 import { focusOn, nextUnrated, rateByKey, ratingsOf, showRatings } from "./ratings.js";
 import { followSides, offerDifferences, showSide, toggleApart, toggleDifferences, turnByKey } from "./sides.js";
-import { hasActed, hold, say, sayInPassing, sayWithLink, saySignedOut } from "./status.js";
+import { endWaiting, hasActed, hold, say, sayInPassing, saySignedOut, sayWaiting, sayWithLink } from "./status.js";
 import { words } from "./words.js";
 
 const stage = document.querySelector("#stage");
@@ -41,37 +42,35 @@ let hiddenSince = null;
 // One outbox a person, not a project: whichever desk is open sends what waits.
 const outbox = new Outbox(`tastemaker:${urls.person}`, {
   delivered: (entry, reply, left) => {
+    count(entry);
     if (entry.about.kind === "answer") sayInPassing(words(left ? "saving" : "saved"));
     if (entry.about.kind === "undo") sayInPassing(words("taken-back"));
     if (entry.about.kind === "skip") sayInPassing(words("skipped"));
     if (entry.about.kind === "flag") sayInPassing(words("reported"));
     if (entry.url === urls.answerUrl) takeBackNext(reply.judgment);
     if (entry.url === urls.undoUrl) takeBackNext(reply.last);
-    if (entry.about.kind !== "undo") forget(entry.body.assignment);
+    if (entry.about.kind !== "undo") {
+      // Said in another tab, perhaps, while it stands here as well.
+      if (here().some((article) => id(article) === entry.body.assignment)) renew();
+      else drafts.forget(entry.body.assignment);
+    }
     if (!current) fill(); // the connection is back
   },
   refused: (entry, message, status) => {
-    // What the project asks for may have changed since this page was loaded.
-    if (status === 400) sayNotAskedFor(message);
-    else say(message || words("refused"), "harm");
+    uncount(entry);
+    // It did not fit what the project asks for by now: back to the person, with all that was said beside it.
+    const given = history.find((one) => one.entry === entry.id);
+    history = history.filter((one) => one !== given);
+    if (given && status === 400) {
+      sayNotAskedFor(message);
+      comeBack(given.article, given.draft);
+    } else say(message || words("refused"), "harm");
     hold();
-    if (entry.about.kind === "answer") {
-      if (!entry.body.revises) count(-1);
-      // It did not fit what the project asks for by now: back to the person, with all that was said beside it.
-      const given = history.find((one) => id(one.article) === entry.body.assignment);
-      history = history.filter((one) => one !== given);
-      if (given && status === 400) comeBack(given.article, given.draft);
-    }
-    if (entry.about.kind === "undo") {
-      count(1);
-      if (current && id(current) === entry.body.assignment) lose(message);
-    }
+    if (entry.about.kind === "undo" && current && id(current) === entry.body.assignment) lose(message);
+    if (!current) fill();
   },
-  waiting: (left, outcome) => {
-    if (outcome.signedOut) saySignedOut(outcome, left);
-    else if (outcome.faulty) sayInPassing(words("kept-faulty", { count: left }), "harm");
-    else sayInPassing(words("kept-offline", { count: left }), "needs");
-  },
+  waiting: (left, outcome) => sayWaiting(outcome, left),
+  emptied: endWaiting,
 });
 
 function sayNotAskedFor(message) {
@@ -150,12 +149,6 @@ function drawEmpty(reason) {
 function advance() {
   show(ahead.shift() ?? null);
   fill();
-}
-
-function count(by) {
-  for (const shown of document.querySelectorAll("[data-count]")) {
-    shown.textContent = Math.max(0, Number(shown.textContent) + by);
-  }
 }
 
 // What comes next
@@ -259,7 +252,7 @@ function answer(said) {
   sayInPassing(words("saving"));
   const entry = outbox.add(urls.answerUrl, body, { kind: "answer" });
   remember({ article, entry, key: body.client_key, draft: { ...draft, ratings } });
-  if (!article.dataset.revises) count(1);
+  count(outbox.entry(entry));
   advance();
   outbox.flush().then(fill);
 }
@@ -308,12 +301,15 @@ function undo() {
   const answered = history.pop();
   if (!answered) return undoEarlier();
   const { article, entry, key, draft } = answered;
-  const unsent = outbox.cancel(entry);
-  if (unsent) say(words("taken-back"));
-  else outbox.add(urls.undoUrl, { assignment: id(article), client_key: key }, { kind: "undo" });
-  // A change that was not sent leaves the answer that was there; one that was sent takes that back as well.
-  if (!unsent || !article.dataset.revises) count(-1);
-  if (!unsent) delete article.dataset.revises;
+  const waiting = outbox.entry(entry);
+  if (outbox.cancel(entry)) {
+    uncount(waiting);
+    say(words("taken-back"));
+  } else {
+    const undone = outbox.add(urls.undoUrl, { assignment: id(article), client_key: key }, { kind: "undo" });
+    count(outbox.entry(undone));
+    delete article.dataset.revises; // a change that was sent takes back what it changed as well
+  }
   putInFront(article, draft);
 }
 
@@ -331,7 +327,7 @@ async function undoEarlier() {
   } else if (!done) say(words("undo-offline"), "needs");
   else {
     takeBackNext(reply.last);
-    count(-1);
+    addToPace(-1);
     say(words("taken-back"));
     putInFront(parse(reply.html), reply.draft);
   }
@@ -372,10 +368,6 @@ function closeReason() {
   const { reason, tags } = draftOf(current);
   if (reason || tags.length) answer(said);
   else say(words("reason-needed"), "needs");
-}
-
-function forget(assignment) {
-  if (!here().some((article) => id(article) === assignment)) drafts.forget(assignment);
 }
 
 // What of a draft the project still takes.
@@ -559,7 +551,9 @@ addEventListener("online", () => outbox.flush().then(fill));
 
 function start() {
   // What was answered before a reload and has not arrived yet is not asked again.
-  const waiting = new Set(outbox.entries().map((entry) => entry.body.assignment));
+  const entries = outbox.entries();
+  for (const entry of entries) count(entry);
+  const waiting = new Set(entries.map((entry) => entry.body.assignment));
   const given = [stage.querySelector("article"), document.querySelector("#ahead").content.querySelector("article")];
   const fresh = given.filter((article) => article && !waiting.has(id(article)));
   ahead = fresh.slice(1);

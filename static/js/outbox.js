@@ -62,9 +62,11 @@ export async function post(url, values) {
 }
 
 export class Outbox {
-  constructor(name, { delivered, refused, waiting }) {
+  // on: what to call with an entry and the server's word on it (delivered, refused), with how many wait and why
+  // (waiting), and when none does (emptied). They run in the tab that sends, which need not be the one that added it.
+  constructor(name, on) {
     this.prefix = `${name}:`;
-    this.on = { delivered, refused, waiting };
+    this.on = on;
     this.memory = new Map(); // in case the browser keeps no storage for us
     this.failing = new Set(); // the assignments of what the server could not cope with when it was sent last
     this.retryMs = FIRST_RETRY_MS;
@@ -105,7 +107,8 @@ export class Outbox {
 
   entry(id) {
     try {
-      return JSON.parse(this.memory.get(id) ?? localStorage.getItem(id));
+      const entry = JSON.parse(this.memory.get(id) ?? localStorage.getItem(id));
+      return entry && { ...entry, id };
     } catch {
       return null; // no storage, or nothing that this page has written
     }
@@ -149,7 +152,9 @@ export class Outbox {
       .then((emptied) => {
         this.flushing = null;
         // Something may have come in after the last look and before the turn was over.
-        return emptied && this.ids().length ? this.flush() : emptied;
+        if (emptied && this.ids().length) return this.flush();
+        if (emptied) this.on.emptied();
+        return emptied;
       });
     return this.flushing;
   }

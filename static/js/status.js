@@ -6,6 +6,7 @@ const status = document.querySelector(".status");
 const { loginUrl, logoutUrl } = document.querySelector("#stage").dataset;
 const READ_MS = 4000; // enough to read a refusal
 
+let waitingLine = null; // what the line says of answers that wait
 let heldSince = null; // since when the line has said what nothing in passing replaces
 
 export function say(sentence, tone = "") {
@@ -40,4 +41,18 @@ export function saySignedOut({ other }, left = 0) {
   const count = { count: left };
   if (other) sayWithLink(words(left ? "kept-other" : "other", count), logoutUrl, words("sign-out"), "needs");
   else sayWithLink(words(left ? "kept-signed-out" : "signed-out", count), loginUrl, words("sign-in"), "needs");
+}
+
+// Why answers wait in this browser, and how many.
+export function sayWaiting(outcome, left) {
+  if (outcome.signedOut) saySignedOut(outcome, left);
+  else if (outcome.faulty) sayInPassing(words("kept-faulty", { count: left }), "harm");
+  else sayInPassing(words("kept-offline", { count: left }), "needs");
+  waitingLine = heldSince === null ? status.textContent : null;
+}
+
+// None waits any more: another tab may have sent them.
+export function endWaiting() {
+  if (status.textContent === waitingLine) say("");
+  waitingLine = null;
 }

@@ -5,7 +5,10 @@ import { words } from "./words.js";
 
 const line = document.querySelector("[data-waiting]");
 
+let waits = false; // whether the line says so
+
 function say(sentence) {
+  waits = false;
   line.textContent = sentence;
   line.hidden = false;
 }
@@ -16,6 +19,10 @@ const outbox = new Outbox(`tastemaker:${line.dataset.person}`, {
   waiting: (left, { signedOut, other, faulty }) => {
     const why = other ? "other" : signedOut ? "signed-out" : faulty ? "faulty" : "offline";
     say(words(`kept-${why}`, { count: left }));
+    waits = true;
+  },
+  emptied: () => {
+    if (waits) line.hidden = true; // another tab has sent them
   },
 });
 

@@ -454,7 +454,7 @@ def test_an_order_taken_back_is_there_again(desk, pairs, judged, until):
 
 def test_a_comparison_that_went_away_stays_until_the_person_goes_on(desk, pairs, judged, until):
     pairs(4)
-    page = desk()
+    page = desk(reduced_motion="reduce")
     page.wait_for_load_state("networkidle")
     status = page.get_by_role("status")
     left = "Your time for this comparison ran out, and someone else has it now."
@@ -498,6 +498,44 @@ def test_an_undo_that_is_refused_leaves_its_comparison_until_the_person_goes_on(
     )
     assert press(page, "1") == first
     assert [one.verdict for one in judged()] == ["all_bad"] and Judgment.objects.count() == 2
+
+
+def test_what_another_tab_sends_is_known_in_both(desk, pairs, judged, until):
+    pairs(4)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.wait_for_load_state("networkidle")
+    assert shown(other) == shown(page)
+    page.route("**/label/answer/", lambda route: route.abort())
+    press(page, "1")
+    expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser")
+    come_back_to(other)
+    expect(other.locator("#stage .gone")).to_contain_text("You have judged this comparison already.")
+    expect(other.locator("[data-count=today]")).to_have_text("1")
+    expect(other.get_by_role("button", name="Take it back")).to_be_enabled()
+    expect(page.get_by_role("status")).to_be_empty(timeout=15_000)
+    expect(page.locator("[data-count=today]")).to_have_text("1")
+    assert len(judged()) == 1
+
+
+def test_an_answer_from_before_a_reload_counts_until_it_is_refused(desk, pairs, judged, project):
+    pairs(4)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    status, today = page.get_by_role("status"), page.locator("[data-count=today]")
+    page.route("**/label/answer/", lambda route: route.abort())
+    press(page, "1")
+    Project.objects.filter(pk=project.pk).update(reason_required=True)
+    page.reload()
+    expect(status).to_contain_text("1 answer is kept in this browser")
+    expect(today).to_have_text("1")
+    page.unroute("**/label/answer/")
+    expect(status).to_contain_text("this project wants a reason for every answer", timeout=15_000)
+    assert "comes next" not in status.inner_text()
+    expect(today).to_have_text("0")
+    assert judged() == []
 
 
 def test_two_tabs_on_one_comparison_store_one_answer_and_say_so(desk, pairs, judged, until):

@@ -1,0 +1,27 @@
+// How many answers stand, as the page shows it: what the server counted when it was loaded, and with it what was said
+// since or waits in this browser, in whichever tab it was said. Each entry of the outbox counts once.
+
+const { answerUrl, undoUrl } = document.querySelector("#stage").dataset;
+const counted = new Set(); // entries, by their ids
+
+function worth({ url, body }) {
+  if (url === answerUrl) return body.revises ? 0 : 1;
+  return url === undoUrl ? -1 : 0; // other projects have a pace of their own
+}
+
+export function addToPace(by) {
+  for (const shown of document.querySelectorAll("[data-count]")) {
+    shown.textContent = Math.max(0, Number(shown.textContent) + by);
+  }
+}
+
+export function count(entry) {
+  if (counted.has(entry.id)) return;
+  counted.add(entry.id);
+  addToPace(worth(entry));
+}
+
+// What was refused or never sent; what was never counted here changes nothing.
+export function uncount(entry) {
+  if (counted.delete(entry.id)) addToPace(-worth(entry));
+}
