@@ -35,6 +35,7 @@ from training.engine.records import PromptRecord
 from training.models import Contribution, FreshAnswer, ModelVersion, Round, RoundQuerySet, Score
 
 NEWEST_ANSWERS = 100  # of a person, that a round's reward model is asked about
+MOST_LOOKED_AT = 1_000  # of a person's answers in all projects, to find those in one
 OTHER_ROUNDS_SHOWN = 5
 DISAGREEMENTS_SHOWN = 5
 PROMPTS_SHOWN = 3
@@ -199,20 +200,11 @@ def considered(person: User, version: DatasetVersion) -> list[Answered]:
 
     A pair is one preferred candidate over another; what the person wrote as a better answer is not among them.
     """
-    own = Contribution.objects.filter(version=version, person=person)
-    newest = (
-        Judgment.objects.current()
-        .filter(annotator=person, comparison__project=version.project_id, verdict=PREFERRED)
-        .filter(comparison__reserved_for=None)  # a repeat trains nothing
-        .filter(pk__lte=Subquery(own.values("newest")))
-        .order_by("-id")
-        .values_list("pk", flat=True)[:NEWEST_ANSWERS]
-    )
     edit = "preference__judgment__edit"
     of_candidates = Q(**{edit: None}) | ~Q(preference__chosen=F(f"{edit}__completion"))
     found: dict[int, Answered] = {}
     rows = (
-        DatasetEntry.objects.filter(version=version, preference__judgment__in=list(newest))
+        DatasetEntry.objects.filter(version=version, preference__judgment__in=_newest(person, version))
         .filter(of_candidates, preference__tie=False)
         .order_by("-preference__judgment", "preference")
         .values_list(
@@ -227,6 +219,20 @@ def considered(person: User, version: DatasetVersion) -> list[Answered]:
         answer = found.setdefault(judgment, Answered(judgment, person.pk, prompt, split, []))
         answer.pairs.append((chosen, rejected))
     return list(found.values())
+
+
+def _newest(person: User, version: DatasetVersion) -> list[int]:
+    """The ids of those answers. Fewer are found of a person who has said most of late in other projects.
+
+    They are picked out here and not in the query, which would otherwise walk through those projects for the last of them.
+    """
+    own = Contribution.objects.filter(version=version, person=person)
+    said = Judgment.objects.current().filter(annotator=person, pk__lte=Subquery(own.values("newest")))
+    looked_at = said.order_by("-id").values_list(
+        "pk", "verdict", "comparison__project", "comparison__reserved_for"
+    )[:MOST_LOOKED_AT]
+    here = (PREFERRED, version.project_id, None)  # a repeat, which is reserved, trains nothing
+    return [pk for pk, *where in looked_at if tuple(where) == here][:NEWEST_ANSWERS]
 
 
 def learned(person: User, versions: Iterable[int]) -> dict[int, Learned]:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from django.db import DatabaseError, connection, transaction
-from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from config import storage
 from labeling.access import ANNOTATING
-from labeling.models import Completion, Judgment, Membership, Project, Prompt, User
+from labeling.models import Completion, DatasetVersion, Membership, Prompt, User
 from training import candidates, effect, runs
 from training.engine.config import EngineError
 from training.engine.records import CompletionRecord, ScoreRecord, iterate_records
@@ -287,20 +287,18 @@ def _keep_answers(run: Run) -> None:
 # What the steps share
 
 
-def people(project: Project) -> list[User]:
-    """Who annotates and has answered, the last one first."""
-    own = Judgment.objects.current().filter(annotator=OuterRef("user"), comparison__project=project)
-    members = (
-        Membership.objects.active()
-        .filter(project=project, role__in=ANNOTATING, user__is_active=True)
-        .annotate(newest=Subquery(own.order_by("-id").values("id")[:1]))
-        .filter(newest__isnull=False)
+def people(version: DatasetVersion) -> list[User]:
+    """Who annotates and has answers in the version, the last one first."""
+    members = Membership.objects.active().filter(
+        project=version.project_id, role__in=ANNOTATING, user__is_active=True
     )
-    return [member.user for member in members.select_related("user").order_by("-newest")[:MOST_PEOPLE]]
+    own = version.contributions.filter(person__in=members.values("user")).select_related("person")
+    return [contribution.person for contribution in own.order_by("-newest")[:MOST_PEOPLE]]
 
 
 def _answers(round: Round) -> dict[User, list[effect.Answered]]:
-    return {person: effect.considered(person, round.dataset_version) for person in people(round.project)}
+    version = round.dataset_version
+    return {person: effect.considered(person, version) for person in people(version)}
 
 
 def _in_turn(answers: Iterable[list[effect.Answered]]) -> Iterator[effect.Answered]:

@@ -14,7 +14,7 @@ from labeling import repeats
 from labeling.answers import Better
 from labeling.assignment import next_for
 from labeling.judging import revise, withdraw
-from labeling.models import User
+from labeling.models import Project, User
 from labeling.projects import add_member
 from labeling.repeats import repeat_of
 from labeling.selection import create_comparison
@@ -186,6 +186,11 @@ def test_what_a_reward_model_was_not_given_is_none_of_what_it_learned_from(proje
     assert "It has not seen these prompts either." in page
     later = trained(project)
     assert "<p>learned from a part of your answers" in bobs(), "below a newer round"
+    given_prompts = [answer.prompt for answer in one.answers if answer.split != "not_given"]
+    round.reward.scores.filter(completion__prompt__in=given_prompts).delete()
+    assert "None of the answers that it was asked about." in bobs(), (
+        "those that it was not given are not among these"
+    )
     later.delete()
     Round.objects.update(held_out_reward=round.reward)
     page = bobs()
@@ -211,12 +216,18 @@ def test_only_standing_answers_with_a_winner_are_considered(project, bob, asked)
     assert len(effect.considered(bob, version)) == len(given) - 3, "what was said since was not in it"
 
 
+def _as_large_tables_are_read():
+    """By index, until the transaction ends: tables of so few rows would be read and joined whole."""
+    with connection.cursor() as cursor:
+        for way in ("seqscan", "hashjoin", "mergejoin"):
+            cursor.execute(f"SET LOCAL enable_{way} = off")
+
+
 def test_the_page_reads_no_more_the_more_a_person_has_answered(project, bob, asked, monkeypatch):
     monkeypatch.setattr(effect, "NEWEST_ANSWERS", 5)
 
     def read(round):
-        with connection.cursor() as cursor:
-            cursor.execute("SET LOCAL enable_seqscan = off")  # so few rows would be read whole
+        _as_large_tables_are_read()
         return rows_read(lambda: effect.considered(bob, round.dataset_version))
 
     say(bob, project, "kind")
@@ -229,6 +240,22 @@ def test_the_page_reads_no_more_the_more_a_person_has_answered(project, bob, ask
     counted = rows_read(lambda: effect.learned(bob, [newer.dataset_version_id]))
     assert effect.learned(bob, [newer.dataset_version_id])[newer.dataset_version_id].trained == 86
     assert counted <= 2, "what a version holds was counted when it was frozen"
+
+
+def test_what_a_person_has_answered_elsewhere_is_walked_through_so_far_and_no_further(
+    project, bob, asked, monkeypatch
+):
+    elsewhere = Project.objects.create(slug="sales", name="Sales")
+    add_member(elsewhere, bob, "annotator")
+    ask(elsewhere, ["train"] * 60)
+    assert len(say(bob, elsewhere, "kind")) == 60
+    say(bob, project, "kind")
+    version = trained(project).dataset_version
+    _as_large_tables_are_read()
+    all_of_them = rows_read(lambda: effect.considered(bob, version))
+    monkeypatch.setattr(effect, "MOST_LOOKED_AT", 12)
+    assert len(effect.considered(bob, version)) == len(SPLITS)
+    assert rows_read(lambda: effect.considered(bob, version)) < all_of_them - 57, "12 of 69 answers"
 
 
 def test_a_better_answer_of_ones_own_is_none_that_a_model_is_held_to(project, bob):
@@ -460,6 +487,11 @@ def test_older_rounds_are_a_page_further(project, bob, asked, bobs, monkeypatch)
         trained(project, likes_kind)
     page = bobs()
     assert "Round 5 learned" in page and "?before=3" in page
+    Round.objects.filter(number__in=[4, 5]).update(outcome="cancelled")
+    assert "Round 3 learned" in bobs() and "<h3>Round 3</h3>" not in bobs(before="4"), (
+        "it stands on the first page"
+    )
+    Round.objects.update(outcome="published")
     page = bobs(before="3")
     assert "<h3>Round 2</h3>" in page and "<h3>Round 1</h3>" in page
     assert "<h3>Round 3</h3>" not in page and "?before" not in page

@@ -134,6 +134,9 @@ def test_a_round_counts_what_came_of_whom_when_it_freezes_its_dataset(judged, bo
     splits = [answer.split for answer in effect.considered(bob, judged.dataset_version)]
     assert (own.person, own.trained, own.held_out) == (bob, splits.count("train"), splits.count("eval"))
     assert own.preferences == judged.dataset_version.train_count
+    own.delete()
+    loop.advance(judged.pk)
+    assert judged.dataset_version.contributions.get().trained == own.trained, "a worker of before froze it"
 
 
 def test_after_a_policy_that_was_refused_the_one_in_use_answers_and_the_new_one_once_it_is(judged):
@@ -380,7 +383,7 @@ def test_within_the_bound_everybody_has_a_turn(collecting, project, bob, monkeyp
         completion for answers in newest for answer in answers for pair in answer.pairs for completion in pair
     }
     assert set(followup.completions_to_score(round)) == expected
-    assert [person.username for person in followup.people(project)] == ["eve", "bob"]
+    assert [person.username for person in followup.people(round.dataset_version)] == ["eve", "bob"]
     monkeypatch.setattr(followup, "MOST_ANSWERED", 2)
     assert {prompt.pk for prompt in followup.prompts_to_answer(round)} == {
         answers[0].prompt for answers in newest
