@@ -322,6 +322,8 @@ def _reward(round: Round, settings: LoopSettings) -> str | None:
     if round.dataset_version is None:
         round.dataset_version = _freeze(round)
         round.save(update_fields=["dataset_version"])
+    # Not only here may it have been frozen: during an upgrade a worker of before does so, and counts nothing.
+    if not round.dataset_version.contributions.exists():
         contributions.count(round.dataset_version)
     links = {"input_model": settings.first_policy, "dataset_version": round.dataset_version}
     run = _run(round, settings, "reward", partial(_learning, round, settings), **links)

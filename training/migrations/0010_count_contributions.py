@@ -1,12 +1,17 @@
 from django.db import migrations
-from django.db.models import Count, Max, Q
+from django.db.models import Count, Exists, Max, OuterRef, Q
 
 
 def count(apps, schema_editor):
-    """Of the versions that rounds have frozen so far, one pass over each: training/contributions.py as it was."""
+    """Of the versions that rounds have frozen so far, one pass over each: training/contributions.py as it was.
+
+    The newest come first, for they are looked at. Stopped and started again it goes on where it was.
+    """
     Contribution = apps.get_model('training', 'Contribution')
-    versions = apps.get_model('training', 'Round').objects.filter(dataset_version__isnull=False)
-    for version in versions.order_by().values_list('dataset_version', flat=True).distinct():
+    counted = Contribution.objects.filter(version=OuterRef('dataset_version'))
+    rounds = apps.get_model('training', 'Round').objects.filter(~Exists(counted), dataset_version__isnull=False)
+    versions = rounds.order_by('-dataset_version').values_list('dataset_version', flat=True).distinct()
+    for version in list(versions):
         people = (
             apps.get_model('labeling', 'DatasetEntry')
             .objects.filter(version=version)
@@ -23,11 +28,15 @@ def count(apps, schema_editor):
                 Contribution(version_id=version, person_id=row.pop('preference__judgment__annotator'), **row)
                 for row in people
             ),
+            ignore_conflicts=True,  # A worker may have counted it meanwhile.
             batch_size=1000,
         )
 
 
 class Migration(migrations.Migration):
+
+    # A version at a time: together they may take long, and nobody is to wait for the last one.
+    atomic = False
 
     dependencies = [
         ('training', '0009_contributions'),
