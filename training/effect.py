@@ -1,6 +1,7 @@
 """What a person's answers did: what each round learned from them, and where its reward model agrees with them.
 
-All of it is of the person's own standing answers. `followup` has their candidates scored, and prompts answered again.
+All of it is of the person's own answers: counted as they were frozen, and looked at as far as they still stand. `followup`
+has their candidates scored, and prompts answered again.
 """
 
 from __future__ import annotations
@@ -236,7 +237,7 @@ def _newest(person: User, version: DatasetVersion) -> list[int]:
 
 
 def learned(person: User, versions: Iterable[int]) -> dict[int, Learned]:
-    """By dataset version what it holds of the person's answers."""
+    """By dataset version what it holds of the person's answers, also of those changed or taken back since."""
     rows = Contribution.objects.filter(version__in=list(versions), person=person)
     return {row.version_id: Learned(row.trained, row.held_out, row.preferences) for row in rows}
 

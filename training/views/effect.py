@@ -23,8 +23,9 @@ def show(request: HttpRequest, slug: str) -> HttpResponse:
     settings = settings_of(project)
     before = request.GET.get("before", "")
     number = int(before) if before.isdecimal() and len(before) < 10 else None
-    newest_round = None if number else effect.newest_round(project)
-    rounds = effect.other_rounds(project, newest_round, number)
+    headlined = effect.newest_round(project)
+    rounds = effect.other_rounds(project, headlined, number)
+    newest_round = None if number else headlined
     shown = rounds[: effect.OTHER_ROUNDS_SHOWN]
     told = effect.told(request.user, [newest_round, *shown] if newest_round else shown)
     newest = told.pop(0) if newest_round else None
