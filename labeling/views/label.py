@@ -121,6 +121,7 @@ def said_before(judgment: Judgment) -> dict[str, Any]:
     return {
         "assignment": judgment.assignment_id,
         "draft": {
+            "of": judgment.pk,
             "reason": judgment.reason,
             "tags": judgment.reason_tags,
             "order": [sorted(sides.index(position) for position in level) for level in order],

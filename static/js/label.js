@@ -329,6 +329,7 @@ async function undoEarlier() {
     takeBackNext(reply.last);
     addToPace(-1);
     say(words("taken-back"));
+    drafts.takeUp(reply.assignment, reply.draft);
     putInFront(parse(reply.html), reply.draft);
   }
 }
@@ -562,7 +563,7 @@ function start() {
     const { assignment, draft } = JSON.parse(again.textContent);
     // A change of it that still waits to be sent is not made again.
     if (fresh[0] && id(fresh[0]) === assignment) {
-      if (drafts.isEmpty(assignment)) drafts.change(assignment, draft);
+      drafts.lookAt(assignment, draft);
       say(words("answered-before"));
     }
     window.history.replaceState(null, "", location.pathname); // a reload goes on with the work

@@ -1,10 +1,14 @@
 """An annotator's own answers, in a real browser: found again, changed, and kept until the change has arrived."""
 
+import uuid
+
 import pytest
 from django.urls import reverse
 from playwright.sync_api import expect
 
+from labeling.judging import revise
 from labeling.models import Judgment, Project
+from tests.browser.conftest import wait_for_receipts
 from tests.browser.test_desk import press, shown
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -85,6 +89,28 @@ def test_the_newest_answer_looked_at_again_and_taken_back_is_asked_once(answered
     page.reload()  # the address no longer asks for the old answer
     assert shown(page) != newest.assignment_id
     assert {one.assignment_id for one in judged()} >= {newest.assignment_id}
+
+
+def test_what_was_begun_to_change_in_an_answer_gives_way_to_the_one_that_stands(answered, judged):
+    page = answered
+    second = judged()[1]
+    why = page.get_by_label("In a sentence, sent with your answer")
+    open_again(page, "kinder")
+    page.reload()
+    wait_for_receipts(page)  # who merely looks leaves nothing behind
+    open_again(page, "kinder")
+    page.keyboard.press("c")
+    expect(why).to_have_value("It is kinder.")
+    why.fill("")
+    page.keyboard.press("Control+Enter")
+    open_again(page, "kinder")
+    page.keyboard.press("c")
+    expect(why).to_have_value("")  # begun, and of the answer that stands
+    revise(second, "tie", uuid.uuid4(), reason="Both are kinder.")  # on the phone, say
+    page.keyboard.press("Control+Enter")
+    open_again(page, "Question 1")
+    page.keyboard.press("c")
+    expect(why).to_have_value("Both are kinder.")
 
 
 def test_nobody_skips_what_was_answered(answered, judged):

@@ -310,6 +310,9 @@ def test_what_waits_is_sent_from_the_qualification_round_too(desk, pairs, judged
     page = desk()
     page.wait_for_load_state("networkidle")
     page.route("**/label/answer/", lambda route: route.abort())
+    page.keyboard.press("c")
+    page.keyboard.type("It says sorry.")
+    page.keyboard.press("Control+Enter")
     answered = press(page, "1")
     expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser")
     Project.objects.filter(pk=project.pk).update(qualification=True)
@@ -319,6 +322,7 @@ def test_what_waits_is_sent_from_the_qualification_round_too(desk, pairs, judged
     page.goto(reverse("labeling:qualification", args=[project.slug]))
     expect(page.get_by_role("status")).to_have_text("Last answer saved")
     assert [one.assignment_id for one in judged()] == [answered]
+    wait_for_receipts(page)
 
 
 def test_a_login_that_ends_keeps_the_order_in_the_making(desk, pairs, judged, bob, until):
