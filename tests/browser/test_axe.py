@@ -75,7 +75,8 @@ def faults_of(page):
 
 def look_at(page, theme, rules):
     page.emulate_media(color_scheme=theme)
-    page.evaluate("Promise.allSettled(document.getAnimations().map((one) => one.finished))")  # colours on their way
+    # Colours may be on their way.
+    page.evaluate("Promise.allSettled(document.getAnimations().map((one) => one.finished))")
     options = json.dumps({"runOnly": rules, "resultTypes": ["violations"]})
     found = page.evaluate(f"axe.run(document, {options})")["violations"]
     return [
