@@ -113,18 +113,32 @@ class Told:
         return agreement(self.scored, self.scores)
 
     @cached_property
+    def held_out(self) -> list[Answered]:
+        """Those scored that nothing learns from."""
+        return [answer for answer in self.scored if answer.split == EVAL]
+
+    @cached_property
+    def scores_before(self) -> Scores:
+        """What the reward model before scored of the held-out answers."""
+        earlier = round_before(self.round) if self.held_out else None
+        return scores_of(earlier.reward, self.held_out) if earlier else {}
+
+    @cached_property
     def before(self) -> Agreement | None:
         """How often the reward model before agrees with the same held-out answers.
 
         Answers that the newer one learned from tell of no progress: the older one may have had to foresee them.
         """
-        held_out = [answer for answer in self.scored if answer.split == EVAL]
-        earlier = round_before(self.round) if held_out else None
-        if earlier is None:
-            return None
-        theirs = agreement(held_out, scores_of(earlier.reward, held_out)).get(EVAL)
+        theirs = agreement(self.held_out, self.scores_before).get(EVAL)
         # A figure of other answers than these could not be held beside theirs.
         return theirs if theirs and theirs.of == self.now[EVAL].of else None
+
+    @property
+    def differing(self) -> int:
+        """On how many of those the two differ: the fewer, the more a change between their figures is chance."""
+        return sum(
+            agreed(answer, self.scores) != agreed(answer, self.scores_before) for answer in self.held_out
+        )
 
     @property
     def unmeasured(self) -> str:

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 from django.db import connection
+from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
@@ -134,9 +135,13 @@ def test_the_new_reward_model_stands_beside_the_one_before_on_the_same_held_out_
     newest, oldest = told(bob, project)
     assert figures(newest.now) == {"train": (6, 1.0), "eval": (3, 1.0)}
     assert figures(oldest.now) == {"train": (6, 0.0), "eval": (3, 0.0)}
-    assert newest.before == oldest.now["eval"]
+    assert (newest.before, newest.differing) == (oldest.now["eval"], 3)
     assert oldest.before is None
-    first.reward.scores.filter(completion__prompt=asked[-1].prompt).delete()
+    of_one = first.reward.scores.filter(completion__prompt=asked[-1].prompt)
+    of_one.update(value=1 - F("value"))
+    newest = told(bob, project)[0]
+    assert (newest.before.percent, newest.differing) == (33, 2), "of one answer they say the same"
+    of_one.delete()
     assert told(bob, project)[0].before is None, "a figure of fewer answers is not held beside it"
 
 
@@ -471,7 +476,7 @@ def test_the_newest_round_is_the_headline_and_those_before_stand_below(project, 
     assert "<h1>Round 2 learned from 6 of your answers</h1>" in page
     assert "Of the 6 choices between two answers that it learned from, 6 are yours." in page
     assert "3 more of your answers were held out" in page
-    assert "The reward model before agrees with 0% of the same answers." in page
+    assert "The reward model before agrees with 0% of the same answers; on 3 of them the two differ." in page
     assert page.count("The reward model before agrees") == 1, "recall is no progress over foresight"
     assert "it lies between 44% and 100%" in page, "of three answers"
     assert "It disagrees with none of these answers" in page
