@@ -405,7 +405,10 @@ class EditQuerySet(models.QuerySet["Edit"]):
         return self.filter(judgment__is_current=True)
 
     def once(self) -> "EditQuerySet":
-        """Where a person wrote the same better answer several times, the first that stands."""
+        """Where a person wrote the same better answer several times, the first that stands.
+
+        A completion is one person's, by its author: of two people who wrote the same, both count.
+        """
         earlier = Edit.objects.current().filter(completion=OuterRef("completion"), id__lt=OuterRef("id"))
         return self.filter(~Exists(earlier))
 

@@ -194,6 +194,17 @@ def test_a_better_answer_is_a_demonstration_and_a_preference(project, bob, compa
     assert row["annotator"] == better.chosen.author
 
 
+def test_two_who_write_the_same_better_answer_both_count(project, bob, carol, make_comparison):
+    make_comparison(overlap=2)
+    for person in (bob, carol):
+        edited(person, project)
+    rows = lines(stream_demonstrations(project))
+    writers = {Membership.objects.get(user=person).pseudonym for person in (bob, carol)}
+    assert len(rows) == 2 and {row["annotator"] for row in rows} == writers
+    assert {row["completion"] for row in rows} == {"A better answer."}
+    assert Preference.objects.filter(chosen__text="A better answer.").count() == 2
+
+
 def test_a_better_answer_stands_as_long_as_its_judgment(project, bob, comparison):
     first = edited(bob, project)
     second = revise(first, "tie", uuid.uuid4(), edit=Better(0, "Another one."))
