@@ -125,7 +125,10 @@ def with_themselves(project: Project, person: User | None = None) -> dict[int, C
 
     The first answer is the one that stood when it was asked again, the second the one that stands.
     """
-    repeats = Comparison.objects.filter(project=project, reserved_for__isnull=False).order_by("-id")
+    # An answer closes a repeat: those that wait or were skipped do not stand in the way of older ones.
+    repeats = Comparison.objects.filter(
+        project=project, reserved_for__isnull=False, closed_at__isnull=False
+    ).order_by("-id")
     if person:
         repeats = repeats.filter(reserved_for=person)
     newest = list(repeats.values_list("pk", flat=True)[: MOST_ANSWERS if person else MOST_REPEATS])

@@ -398,6 +398,14 @@ def test_a_slip_that_was_mended_counts_as_mended(project, bob, due):
     assert Judgment.objects.current().filter(comparison=again.comparison).count() == 1
 
 
+def test_repeats_that_nobody_answered_hide_no_older_ones(project, bob, make_due, monkeypatch):
+    make_due()
+    say(next_for(bob, project), "left")
+    repeats.repeat_of(Judgment.objects.filter(comparison__reserved_for=None).latest("id"))
+    monkeypatch.setattr("labeling.agreement.MOST_ANSWERS", 1)
+    assert with_themselves(project, bob)[bob.pk].of == 1
+
+
 def test_finding_repeats_costs_no_more_the_more_was_answered(project, bob, make_due, many_finished):
     many_finished(10_000)
     assert make_due() in repeats.repeatable(bob, project)
