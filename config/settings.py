@@ -150,7 +150,22 @@ ACCOUNT_SIGNUP_FIELDS = ["username*", "email", "password1*", "password2*"]
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_ADAPTER = "labeling.accounts.ClosedSignup"
 ACCOUNT_LOGOUT_ON_GET = False
-EMAIL_BACKEND = environment.text("EMAIL_BACKEND") or "django.core.mail.backends.console.EmailBackend"
+
+# Mail, such as a link to set a new password: by a server of the operator's, else into the log
+
+EMAIL_HOST = environment.text("EMAIL_HOST")
+EMAIL_BACKEND = f"django.core.mail.backends.{'smtp' if EMAIL_HOST else 'console'}.EmailBackend"
+EMAIL_USE_TLS = environment.flag("EMAIL_USE_TLS")
+EMAIL_USE_SSL = environment.flag("EMAIL_USE_SSL")
+if EMAIL_USE_TLS and EMAIL_USE_SSL:
+    raise ImproperlyConfigured("EMAIL_USE_TLS and EMAIL_USE_SSL are both set; a server speaks one of them")
+EMAIL_PORT = environment.number(
+    "EMAIL_PORT", 465 if EMAIL_USE_SSL else 587 if EMAIL_USE_TLS else 25, 1, 65535
+)
+EMAIL_HOST_USER = environment.text("EMAIL_HOST_USER")
+EMAIL_HOST_PASSWORD = environment.text("EMAIL_HOST_PASSWORD")
+EMAIL_TIMEOUT = 10  # seconds: a server that is away must not hold a page
+DEFAULT_FROM_EMAIL = environment.text("DEFAULT_FROM_EMAIL") or "tastemaker@localhost"
 
 # Pages
 

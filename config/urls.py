@@ -2,8 +2,12 @@ from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from labeling.views.forgotten import Forgotten, SignIn
+
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("accounts/login/", SignIn.as_view(), name="account_login"),
+    path("accounts/password/reset/", Forgotten.as_view(), name="account_reset_password"),
     path("accounts/", include("allauth.urls")),
     path("api/v1/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/v1/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="api-docs"),

@@ -36,6 +36,10 @@ def run_python(code, variables):
         ({"REDIS_URL": "redis://host:port/0"}, "REDIS_URL is not the address of a Redis"),
         ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL is 'LOUD'; it takes one of DEBUG, INFO"),
         ({"HOST": "http://here"}, "HOST is 'http://here'; it takes an address of this machine"),
+        (
+            {"EMAIL_USE_TLS": "1", "EMAIL_USE_SSL": "1"},
+            "EMAIL_USE_TLS and EMAIL_USE_SSL are both set; a server speaks one of them",
+        ),
         ({"SECRET_KEY_FILE": "/nowhere"}, "SECRET_KEY_FILE points to /nowhere, which cannot be read"),
     ],
 )
