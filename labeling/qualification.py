@@ -145,8 +145,14 @@ def _hold_order(project_id: int) -> None:
 
 
 def asked(project: Project) -> list[QualificationQuestion]:
-    """The questions of a round that begins now: without those whose right answer the project no longer lets people give."""
-    return [each for each in project.questions.standing() if set(said_of(project, each)) & set(each.right)]
+    """The questions of a round that begins now."""
+    return [each for each in project.questions.standing() if can_be_asked(project, each)]
+
+
+def can_be_asked(project: Project, question: QualificationQuestion) -> bool:
+    """Whether one can be right and can be wrong, by what the project lets people say now."""
+    offered, right = set(said_of(project, question)), set(question.right)
+    return bool(offered & right) and not offered <= right
 
 
 # Who has to pass it
@@ -215,8 +221,15 @@ def _standing(
     return Standing(needed, last, admitted, max(0, project.qualification_attempts + more - len(attempts)))
 
 
-def decide(member: Membership, decision: str, by: User) -> None:
-    QualificationDecision.objects.create(member=member, decision=decision, decided_by=by)
+@transaction.atomic
+def decide(member: Membership, decision: str, by: User) -> bool:
+    """Let a person in, or let them try once more; returns whether there was need of it, as two managers may decide at once."""
+    member = Membership.objects.select_for_update(no_key=True).get(pk=member.pk)
+    standing = standing_of(member)
+    needed = standing.needed and (decision == Decision.ADMIT or (not standing.open and not standing.left))
+    if needed:
+        QualificationDecision.objects.create(member=member, decision=decision, decided_by=by)
+    return needed
 
 
 # Asking it
@@ -255,21 +268,23 @@ def answer(
 ) -> QualificationAnswer:
     """Say something to a question: a verdict, or with `preferred` the place on screen of the best answer.
 
-    The last answer ends the attempt. Sent again it changes nothing. Raises ValidationError.
+    The last answer ends the attempt. Sent again it changes nothing. Raises ValidationError. Where settings were changed
+    since the attempt began, so that nobody could be right any more, everybody is.
     """
     attempt = QualificationAttempt.objects.select_for_update().get(pk=given.attempt_id)
+    question = given.question
     said = _said(given, verdict, side)
     QualificationAnswer.objects.filter(pk=given.pk, answered_at=None).update(
         said=said,
         strength=strength if said in LETTERS else None,
-        right=said in given.question.right,
+        right=said in question.right or not can_be_asked(question.project, question),
         seconds_spent=clean_seconds(seconds_spent),
         answered_at=Now(),
     )
     given.refresh_from_db()
     if not attempt.answers.filter(answered_at=None).exists():
         right, of = score(attempt)
-        passed = right >= needed_right(given.question.project, of)
+        passed = right >= needed_right(question.project, of)
         QualificationAttempt.objects.filter(pk=attempt.pk, ended_at=None).update(
             ended_at=Now(), passed=passed
         )
@@ -277,15 +292,14 @@ def answer(
 
 
 def _said(given: QualificationAnswer, verdict: str, side: int | None) -> str:
-    if verdict != "preferred":
-        said = verdict
-    elif side in range(len(given.sides)):
-        said = LETTERS[given.sides[side]]
-    else:
-        raise ValidationError({"side": _("Say which of the answers is better.")})
-    if said not in said_of(given.question.project, given.question):
+    if verdict == "preferred":
+        if side not in range(len(given.sides)):
+            raise ValidationError({"side": _("Say which of the answers is better.")})
+        return LETTERS[given.sides[side]]
+    # A letter is a place in the manager's order, which nobody else is to know.
+    if verdict in LETTERS or verdict not in said_of(given.question.project, given.question):
         raise ValidationError({"verdict": _("This cannot be said here.")})
-    return said
+    return verdict
 
 
 def score(attempt: QualificationAttempt) -> tuple[int, int]:

@@ -135,9 +135,11 @@ def decide(request: HttpRequest, slug: str, member: int) -> HttpResponse:
     place = get_object_or_404(Membership.objects.active().select_related("user"), project=project, pk=member)
     form = DecisionForm(request.POST)
     if form.is_valid():
-        acts.decide(place, form.cleaned_data["decision"], request.user)
         said = dict(form.fields["decision"].choices)[form.cleaned_data["decision"]]
-        messages.success(request, f"{place.user.username}: {said}.")
+        if acts.decide(place, form.cleaned_data["decision"], request.user):
+            messages.success(request, f"{place.user.username}: {said}.")
+        else:
+            messages.warning(request, f"{place.user.username} has no need of it: nothing was changed.")
     else:
         messages.error(request, "Choose one of the decisions offered; nothing was changed.")
     return redirect("labeling:people", slug)

@@ -1,6 +1,7 @@
 """The qualification round: who has to pass it, what counts, and that nothing of it trains."""
 
 import json
+import re
 import uuid
 
 import pytest
@@ -20,6 +21,7 @@ from labeling.models import (
     Project,
     QualificationAnswer,
     QualificationAttempt,
+    QualificationDecision,
     QualificationQuestion,
 )
 from labeling.qualification import (
@@ -120,6 +122,19 @@ def test_attempts_end_and_a_manager_may_give_another_or_let_in(project, alice, b
     assert standing_of(Membership.objects.get(pk=bobs.pk)).admitted.decided_by == alice
 
 
+def test_two_managers_who_give_an_attempt_at_once_give_one(client, project, alice, bobs, round_of_five):
+    client.force_login(alice)
+    path = f"/p/{project.slug}/people/{bobs.pk}/qualify/"
+    client.post(path, {"decision": "attempt"})
+    bobs = Membership.objects.select_related("project").get(pk=bobs.pk)
+    assert standing_of(bobs).left == 2, "who has attempts left is given none"
+    go_through(bobs, 0)
+    go_through(bobs, 0)
+    client.post(path, {"decision": "attempt"})
+    assert "no need of it" in client.post(path, {"decision": "attempt"}, follow=True).content.decode()
+    assert standing_of(bobs).left == 1
+
+
 def test_questions_changed_later_throw_nobody_out(project, alice, bob, bobs, round_of_five):
     go_through(bobs, 5)
     replace_question(round_of_five[0], make(project, 99), alice)
@@ -151,6 +166,25 @@ def test_a_question_that_cannot_be_answered_rightly_is_not_asked(project, bobs, 
     project.save()
     bobs.project = project
     assert begin(bobs).answers.count() == 5
+
+
+def test_a_question_that_nobody_can_get_wrong_any_more_is_not_asked(project, bobs, round_of_five):
+    add_questions(project, [make(project, 6, right=["a", "b"])])
+    project.ties = project.all_bad = False
+    project.save()
+    bobs.project = project
+    assert begin(bobs).answers.count() == 5
+
+
+def test_who_was_asked_before_the_settings_made_it_impossible_is_right(project, bobs):
+    project.qualification = True
+    project.save()
+    add_questions(project, [make(project, 1, right=["tie"])])
+    begin(bobs)
+    project.ties = False
+    project.save()
+    assert answer(QualificationAnswer.objects.get(), "preferred", 0).right is True
+    assert QualificationAttempt.objects.get().passed is True
 
 
 def test_a_round_whose_last_question_goes_while_it_begins_does_not_begin(
@@ -216,7 +250,9 @@ def test_of_several_answers_the_best_is_what_counts(project, bobs):
     assert answer(given, "preferred", given.sides.index(2)).right is True
 
 
-@pytest.mark.parametrize(("verdict", "side"), [("preferred", None), ("preferred", 2), ("all_good", None)])
+@pytest.mark.parametrize(
+    ("verdict", "side"), [("preferred", None), ("preferred", 2), ("all_good", None), ("a", None)]
+)
 def test_what_is_not_offered_cannot_be_said(project, bobs, round_of_five, verdict, side):
     given = begin(bobs).answers.first()
     with pytest.raises(ValidationError):
@@ -535,7 +571,7 @@ def test_the_page_of_people_asks_as_much_for_two_as_for_twenty(
         for number in range(count):
             user = make_annotator()
             member = Membership.objects.select_related("project").get(project=project, user=user)
-            decide(member, "attempt", alice)
+            QualificationDecision.objects.create(member=member, decision="attempt", decided_by=alice)
             go_through(member, 2 + number % 4)
 
     def queries():
@@ -566,8 +602,19 @@ def test_an_answer_to_anothers_question_is_not_found(
     assert client.post(path + "answer/", said).status_code == 302
 
 
-def test_what_is_right_is_not_told_before_the_answer(client, project, bob, bobs, round_of_five):
-    given = begin(bobs).answers.first()
+def test_a_question_looks_the_same_whatever_is_right_of_it(client, project, bob, bobs):
+    project.qualification = True
+    project.save()
+    add_questions(project, [make(project, right=[right]) for right in ("a", "b", "tie")])
     client.force_login(bob)
-    page = client.get(f"/p/{project.slug}/qualification/", {"given": given.pk}).content.decode()
-    assert "Because" not in page and "counts" not in page
+    pages = set()
+    for given in begin(bobs).answers.all():
+        QualificationAnswer.objects.filter(pk=given.pk).update(sides=[0, 1])
+        page = client.get(f"/p/{project.slug}/qualification/").content.decode()
+        assert "Good." in page and "Because" not in page
+        of_its_own = (
+            rf'nonce="[^"]+"|"X-CSRFToken": "\w+"|value="\w+"|Question {given.place + 1} |"{given.pk}"'
+        )
+        pages.add(re.sub(of_its_own, "", page))
+        answer(given, "tie")
+    assert len(pages) == 1
