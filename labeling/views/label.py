@@ -27,7 +27,7 @@ from labeling import assignment as handing
 from labeling import judging
 from labeling.access import ANNOTATING, access_assignment, access_judgment, access_place, access_project
 from labeling.answers import RATINGS
-from labeling.forms import AnswerForm, PutAsideForm
+from labeling.forms import AnswerForm, PutAsideForm, QualificationForm
 from labeling.keys import as_written, keys_with
 from labeling.models import Assignment, Candidate, Judgment, Membership, Project, User
 from labeling.models.content import Message
@@ -230,7 +230,7 @@ def ids(values: Any) -> list[int]:
     return values[:MAX_IDS]
 
 
-def checked(form: AnswerForm | PutAsideForm) -> dict[str, Any]:
+def checked(form: AnswerForm | PutAsideForm | QualificationForm) -> dict[str, Any]:
     if not form.is_valid():
         problems = [f"{field}: {' '.join(errors)}" for field, errors in form.errors.items()]
         raise ValidationError(problems)

@@ -4,24 +4,23 @@ from contextlib import suppress
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods
 
 from labeling import qualification as acts
 from labeling.access import ANNOTATING, access_place
 from labeling.answers import ALL_BAD, ALL_GOOD, TIE
 from labeling.forms import QualificationForm
 from labeling.keys import as_written, keys_with
-from labeling.models import Membership, Project, QualificationAnswer
+from labeling.models import Membership, Project, QualificationAnswer, User
 from labeling.models.qualification import LETTERS
 from labeling.rendering import render_markdown
 from labeling.views.label import LETTERS as SHOWN
-from labeling.views.label import picking, rendered
+from labeling.views.label import checked, desk_post, picking, rendered
 from labeling.words import desk_words
 
 
@@ -36,11 +35,12 @@ def qualification(request: HttpRequest, slug: str) -> HttpResponse:
         with suppress(acts.NoAttemptLeft):  # the page says so
             acts.begin(member)
         return redirect("labeling:qualification", slug)
+    standing = acts.standing_of(member)
     if "given" in request.GET:
         given = given_by(member, request.GET["given"])
-        if given.answered_at:
+        # An attempt asks what the one before explained: that stays closed until the attempt has ended.
+        if given.answered_at and (not standing.open or given.attempt_id == standing.attempt.pk):
             return question_page(request, member, given)
-    standing = acts.standing_of(member)
     if standing.open:
         waiting = (
             standing.attempt.answers.filter(answered_at=None).select_related("question__project").first()
@@ -55,21 +55,13 @@ def qualification(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "labeling/qualification.html", context)
 
 
-@require_POST
-@login_required
-def answer(request: HttpRequest, slug: str) -> HttpResponse:
+@desk_post
+def answer(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
     """Take an answer and lead to what is right; sent twice it leads to the same."""
-    member = access_place(request.user, slug, *ANNOTATING)
-    form = QualificationForm(request.POST)
-    if not form.is_valid():
-        return redirect("labeling:qualification", slug)
-    said = form.cleaned_data
-    given = given_by(member, said.pop("given"))
-    try:
-        acts.answer(given, **said)
-    except ValidationError as error:
-        return question_page(request, member, given, " ".join(error.messages), status=400)
-    return redirect(f"{reverse('labeling:qualification', args=[slug])}?given={given.pk}")
+    said = checked(QualificationForm(values))
+    given = given_by(access_place(user, project.slug, *ANNOTATING), said.pop("given"))
+    acts.answer(given, **said)
+    return {"next": f"{reverse('labeling:qualification', args=[project.slug])}?given={given.pk}"}
 
 
 def given_by(member: Membership, pk: Any) -> QualificationAnswer:
@@ -81,9 +73,7 @@ def given_by(member: Membership, pk: Any) -> QualificationAnswer:
         raise Http404 from None
 
 
-def question_page(
-    request: HttpRequest, member: Membership, given: QualificationAnswer, problem: str = "", status: int = 200
-) -> HttpResponse:
+def question_page(request: HttpRequest, member: Membership, given: QualificationAnswer) -> HttpResponse:
     question = given.question
     texts = [question.answers[position] for position in given.sides]
     keys = keys_with(member.user.own_keys)
@@ -98,7 +88,6 @@ def question_page(
         "own_keys": keys,
         "given": given,
         "shown": shown,
-        "problem": problem,
         "number": given.place + 1,
         "of": given.attempt.answers.count(),
         "offered": acts.said_of(question.project, question),
@@ -108,7 +97,7 @@ def question_page(
         context["you_said"] = in_words(given, given.said)
         context["counts"] = [in_words(given, right) for right in question.right]
         context["last"] = not given.attempt.answers.filter(answered_at=None).exists()
-    return render(request, "labeling/qualification.html", context, status=status)
+    return render(request, "labeling/qualification.html", context)
 
 
 def frame(project: Project, member: Membership) -> dict[str, Any]:

@@ -1,27 +1,49 @@
-// The qualification round: a question at a time, by the desk's keys. The answer is a form that leads to what is right.
+// The qualification round: a question at a time, by the desk's keys. The receipt of an answer leads to what is right.
 
 import "./bar.js";
 import { actOf, isShortcut } from "./keys.js";
+import { post } from "./outbox.js";
 import { followSides, showSide, turnByKey } from "./sides.js";
+import { say, saySignedOut } from "./status.js";
+import { words } from "./words.js";
 
 const article = document.querySelector("#stage article");
-const form = document.querySelector("#answer");
+const { given, answerUrl } = document.querySelector("#stage").dataset;
 const next = document.querySelector("[data-next]");
 const drawer = document.querySelector("#guidelines");
 const shownAt = performance.now();
 
-const SENT_FOR_MS = 5000; // after which it may be sent again: it was stopped, or lost; the server takes it once
+const RETRY_MS = 5000;
 
-let sent = false;
+let said = null; // what waits for its receipt: the last that was pressed; what arrives first stands
+let sending = false;
+let later; // the timer of the next try
 
 function answer({ verdict = "preferred", side = "", strength = "" }) {
-  if (!form || sent) return;
-  sent = true;
-  setTimeout(() => (sent = false), SENT_FOR_MS);
-  const said = { verdict, side, strength, seconds_spent: Math.round((performance.now() - shownAt) / 100) / 10 };
-  for (const [name, value] of Object.entries(said)) form.elements[name].value = value;
-  form.submit();
+  if (!answerUrl) return;
+  said = { given, verdict, side, strength, seconds_spent: Math.round((performance.now() - shownAt) / 100) / 10 };
+  send();
 }
+
+async function send() {
+  if (!said || sending) return;
+  clearTimeout(later);
+  sending = true;
+  say(words("saving"));
+  const outcome = await post(answerUrl, said);
+  if (outcome.done) return location.assign(outcome.reply.next);
+  sending = false;
+  if (outcome.refused) {
+    said = null;
+    say(outcome.message || words("refused"), "harm");
+    return;
+  }
+  if (outcome.signedOut) saySignedOut(outcome, 1);
+  else say(words(outcome.faulty ? "kept-faulty" : "kept-offline", { count: 1 }), "needs");
+  later = setTimeout(send, RETRY_MS);
+}
+
+addEventListener("online", send);
 
 function toggleGuidelines() {
   drawer.hidden = !drawer.hidden;

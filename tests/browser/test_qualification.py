@@ -9,6 +9,7 @@ from labeling.models import QualificationAnswer, QualificationAttempt
 from labeling.qualification import add_questions, build_question
 from tests.browser.test_axe import LOOKS, faults_of
 from tests.browser.test_languages import CUT_OFF, speak
+from tests.browser.test_outages import hold_session
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 WHY = "One answer **names a step** that settles the matter."
@@ -54,10 +55,9 @@ def test_the_round_is_passed_by_keys_alone(sign_in, bob, round_of_two, faults):
     page.wait_for_load_state()  # its keys and taps are the script's
     right = "17"[side_of(page, "new one")]
     page.route("**/answer/", lambda route: route.abort("aborted"), times=1)
-    with page.expect_event("requestfailed"):  # as when a slow page is stopped
-        press(page, right)
-    page.clock.run_for(6_000)
     press(page, right)
+    expect(page.get_by_role("status").last).to_contain_text("1 answer is kept in this browser")
+    page.clock.run_for(6_000)  # it is sent again by itself
     expect(page.get_by_role("heading", name="Right")).to_be_focused()
     expect(page.get_by_text("names a step")).to_be_visible()
     press(page, "Enter")
@@ -135,6 +135,25 @@ def test_a_round_that_was_switched_on_waits_until_what_was_answered_has_arrived(
     page.unroute("**/label/answer/")
     page.wait_for_url(f"**{round_of_two}")
     assert len(judged()) == 2
+
+
+def test_an_answer_outlives_a_cut_network_and_a_login_that_ends(sign_in, bob, round_of_two):
+    page = sign_in(bob, round_of_two)
+    page.clock.install()
+    page.get_by_role("button", name="Begin").click()
+    expect(page.get_by_text("Question 1 of 2")).to_be_visible()
+    page.wait_for_load_state()  # its keys and taps are the script's
+    page.context.set_offline(True)
+    press(page, "4")
+    line = page.locator(".bar .status")
+    expect(line).to_contain_text("No connection. 1 answer is kept")
+    page.context.clear_cookies(name=settings.SESSION_COOKIE_NAME)
+    page.context.set_offline(False)
+    expect(line).to_contain_text("You are signed out; 1 answer is kept")
+    hold_session(page.context, bob, page.url)
+    page.clock.run_for(6_000)  # it is sent again by itself
+    expect(page.get_by_role("heading", name="Not this time")).to_be_visible()
+    assert QualificationAnswer.objects.get(said="tie").place == 0
 
 
 @pytest.mark.parametrize("answers", [3, 8])

@@ -517,11 +517,24 @@ def test_a_person_goes_through_the_round_by_the_page(client, project, bob, bobs,
             "side": given.sides.index(int(wrong)),
             "strength": 3,
         }
-        after = client.post(path + "answer/", said, follow=True).content.decode()
+        leads_to = client.post(path + "answer/", said, "application/json").json()["next"]
+        after = client.get(leads_to).content.decode()
         assert f"Because {number}." in after
         assert ("Not this time" in after and "Right is:" in after) is wrong
     assert "4 of 5 answers were right: you have passed" in client.get(path).content.decode()
     assert client.get(f"/p/{project.slug}/label/").status_code == 200
+
+
+def test_what_an_attempt_explained_is_closed_while_another_is_open(client, project, bob, bobs, round_of_five):
+    explained = go_through(bobs, 3).answers.first()
+    client.force_login(bob)
+    path = f"/p/{project.slug}/qualification/"
+    assert "Because 0." in client.get(path, {"given": explained.pk}).content.decode()
+    begin(bobs)
+    page = client.get(path, {"given": explained.pk}).content.decode()
+    assert "Question 1 of 5" in page and "Because" not in page
+    assert go_through(bobs, 5).passed
+    assert "Because 0." in client.get(path, {"given": explained.pk}).content.decode()
 
 
 def test_the_last_answer_may_come_from_another_tab_while_the_page_is_made(
@@ -595,11 +608,12 @@ def test_an_answer_to_anothers_question_is_not_found(
     client.force_login(make_annotator())
     path = f"/p/{project.slug}/qualification/"
     said = {"given": given.pk, "verdict": "tie"}
-    assert client.post(path + "answer/", said).status_code == 404
+    assert client.post(path + "answer/", said, "application/json").status_code == 404
     for number in (given.pk, "x", 10**30):
         assert client.get(path, {"given": number}).status_code == 404
     client.force_login(bob)
-    assert client.post(path + "answer/", said).status_code == 302
+    assert client.post(path + "answer/", {**said, "verdict": "a"}, "application/json").status_code == 400
+    assert client.post(path + "answer/", said, "application/json").status_code == 200
 
 
 def test_a_question_looks_the_same_whatever_is_right_of_it(client, project, bob, bobs):
