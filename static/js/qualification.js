@@ -8,21 +8,42 @@ import { say, saySignedOut } from "./status.js";
 import { words } from "./words.js";
 
 const article = document.querySelector("#stage article");
-const { given, answerUrl } = document.querySelector("#stage").dataset;
+const { given, answerUrl, person } = document.querySelector("#stage").dataset;
 const next = document.querySelector("[data-next]");
 const drawer = document.querySelector("#guidelines");
 const shownAt = performance.now();
 
 const RETRY_MS = 5000;
+const keptAs = `tastemaker-round:${person}:${given}`;
 
-let said = null; // what waits for its receipt: the last that was pressed; what arrives first stands
+let said = keptAnswer(); // what waits for its receipt: the last that was pressed; what arrives first stands
 let sending = false;
 let later; // the timer of the next try
 
 function answer({ verdict = "preferred", side = "", strength = "" }) {
   if (!answerUrl) return;
   said = { given, verdict, side, strength, seconds_spent: Math.round((performance.now() - shownAt) / 100) / 10 };
+  keepAnswer();
   send();
+}
+
+// For this tab, so that what was said outlives a reload and the way through the page of the login.
+function keepAnswer() {
+  try {
+    if (said) sessionStorage.setItem(keptAs, JSON.stringify(said));
+    else sessionStorage.removeItem(keptAs);
+  } catch {
+    // no storage: the page itself keeps it as long as it stays
+  }
+}
+
+function keptAnswer() {
+  if (!answerUrl) return null;
+  try {
+    return JSON.parse(sessionStorage.getItem(keptAs));
+  } catch {
+    return null; // no storage, or nothing that this page has written
+  }
 }
 
 async function send() {
@@ -31,10 +52,13 @@ async function send() {
   sending = true;
   say(words("saving"));
   const outcome = await post(answerUrl, said);
+  if (outcome.done || outcome.refused) {
+    said = null;
+    keepAnswer();
+  }
   if (outcome.done) return location.assign(outcome.reply.next);
   sending = false;
   if (outcome.refused) {
-    said = null;
     say(outcome.message || words("refused"), "harm");
     return;
   }
@@ -78,3 +102,4 @@ addEventListener("pageshow", (event) => event.persisted && location.reload());
 
 followSides(article);
 document.querySelector("#outcome")?.focus();
+send();

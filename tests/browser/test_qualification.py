@@ -7,6 +7,7 @@ from playwright.sync_api import expect
 
 from labeling.models import QualificationAnswer, QualificationAttempt
 from labeling.qualification import add_questions, build_question
+from tests.browser.conftest import PASSWORD
 from tests.browser.test_axe import LOOKS, faults_of
 from tests.browser.test_languages import CUT_OFF, speak
 from tests.browser.test_outages import hold_session
@@ -154,6 +155,17 @@ def test_an_answer_outlives_a_cut_network_and_a_login_that_ends(sign_in, bob, ro
     page.clock.run_for(6_000)  # it is sent again by itself
     expect(page.get_by_role("heading", name="Not this time")).to_be_visible()
     assert QualificationAnswer.objects.get(said="tie").place == 0
+    press(page, "Enter")
+    expect(page.get_by_text("Question 2 of 2")).to_be_visible()
+    page.wait_for_load_state()  # its keys and taps are the script's
+    page.context.clear_cookies(name=settings.SESSION_COOKIE_NAME)
+    press(page, "0")
+    line.get_by_role("link", name="Sign in again").click()
+    page.get_by_label("Name or e-mail address").fill(bob.username)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Not this time")).to_be_visible()
+    assert QualificationAnswer.objects.get(said="all_bad").place == 1
 
 
 @pytest.mark.parametrize("answers", [3, 8])
