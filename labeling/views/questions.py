@@ -69,18 +69,20 @@ def new(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 def change(request: HttpRequest, slug: str, question: int) -> HttpResponse:
     project = access_project(request.user, slug, MANAGER)
-    old = standing_question(project, question)
+    old = (
+        any_question(project, question) if request.method == "POST" else standing_question(project, question)
+    )
     form = QuestionForm(request.POST) if request.method == "POST" else QuestionForm.of(old)
     if request.method == "POST" and form.is_valid() and (fresh := form.build(project, old.messages[:-1])):
         try:
             acts.replace_question(old, fresh, request.user)
         except acts.QuestionGone as gone:
-            messages.error(request, str(gone))
+            form.add_error(None, str(gone))  # what was typed stays on the page
         else:
             messages.success(
                 request, "Changed for attempts that begin from now on. Who has passed has passed."
             )
-        return redirect("labeling:questions", slug)
+            return redirect("labeling:questions", slug)
     before = rendered(old.messages[:-1], [])["messages"]
     context = {"project": project, "role": MANAGER, "form": form, "question": old, "before": before}
     return render(request, "labeling/question.html", context)
@@ -90,7 +92,7 @@ def change(request: HttpRequest, slug: str, question: int) -> HttpResponse:
 @login_required
 def move(request: HttpRequest, slug: str, question: int) -> HttpResponse:
     project = access_project(request.user, slug, MANAGER)
-    moved = standing_question(project, question)
+    moved = any_question(project, question)
     try:
         acts.move_question(moved, -1 if request.POST.get("to") == "up" else 1)
     except acts.QuestionGone as gone:
@@ -102,7 +104,7 @@ def move(request: HttpRequest, slug: str, question: int) -> HttpResponse:
 @login_required
 def remove(request: HttpRequest, slug: str, question: int) -> HttpResponse:
     project = access_project(request.user, slug, MANAGER)
-    acts.remove_question(standing_question(project, question))
+    acts.remove_question(any_question(project, question))
     messages.success(request, "Removed. Who has passed has passed.")
     return redirect("labeling:questions", slug)
 
@@ -125,6 +127,11 @@ def upload(request: HttpRequest, slug: str) -> HttpResponse:
 
 def standing_question(project: Project, pk: int) -> QualificationQuestion:
     return get_object_or_404(QualificationQuestion.objects.standing(), project=project, pk=pk)
+
+
+def any_question(project: Project, pk: int) -> QualificationQuestion:
+    """Standing or not: the act says what became of one that another request has removed or replaced."""
+    return get_object_or_404(QualificationQuestion, project=project, pk=pk)
 
 
 @require_POST
