@@ -33,7 +33,7 @@ LOOKS = {
         "viewport": {"width": 360, "height": 780}, "color_scheme": "dark", "has_touch": True, "is_mobile": True, "device_scale_factor": 2,
     },
 }  # fmt: skip
-ANNOTATOR, MANAGER = "annotator", "manager"
+ANNOTATOR, MANAGER, VISITOR = "annotator", "manager", ""  # a visitor has not signed in
 PROJECT = "support"
 
 
@@ -65,6 +65,7 @@ class Shot(NamedTuple):
 
 
 SHOTS = [
+    Shot("sign-in", "account_login", VISITOR, None),
     Shot("projects", "labeling:home", ANNOTATOR, None),
     Shot("desk", "labeling:label", ANNOTATOR),
     Shot("desk-why", "labeling:label", ANNOTATOR, "criteria", act=partial(open_dialog, "c")),
@@ -77,6 +78,10 @@ SHOTS = [
     Shot("guidelines", "labeling:guidelines", ANNOTATOR),
     Shot("account", "labeling:account", ANNOTATOR, None),
     Shot("own-keys", "labeling:keys", ANNOTATOR, None),
+    Shot("password", "account_change_password", ANNOTATOR, None),
+    Shot("e-mail", "account_email", ANNOTATOR, None),
+    Shot("two-factor", "mfa_index", ANNOTATOR, None),
+    Shot("sign-out", "account_logout", ANNOTATOR, None),
     Shot("qualification", "labeling:qualification", ANNOTATOR, "facts", act=begin),
     Shot("questions", "labeling:questions", MANAGER, "facts"),
     Shot("question-new", "labeling:question-new", MANAGER, "facts"),
@@ -156,14 +161,16 @@ def put_aside() -> None:
 
 
 @contextmanager
-def signed_in(browser: Browser, address: str, who: str, password: str, look: dict) -> Iterator[Page]:
+def opened(browser: Browser, address: str, who: str, passwords: dict[str, str], look: dict) -> Iterator[Page]:
+    """A fresh browser, in which they have signed in."""
     context = browser.new_context(base_url=address, reduced_motion="reduce", locale="en", **look)
     page = context.new_page()
-    page.goto("/accounts/login/")
-    page.get_by_label("Name or e-mail address").fill(who)
-    page.get_by_label("Password").fill(password)
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url(lambda url: "login" not in url)
+    if who != VISITOR:
+        page.goto("/accounts/login/")
+        page.get_by_label("Name or e-mail address").fill(who)
+        page.get_by_label("Password").fill(passwords[who])
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(lambda url: "login" not in url)
     yield page
     context.close()
 
@@ -210,8 +217,8 @@ def take_all(address: str, passwords: dict[str, str]) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         for suffix, look in LOOKS.items():
-            for who in (ANNOTATOR, MANAGER):
-                with signed_in(browser, address, who, passwords[who], look) as page:
+            for who in (VISITOR, ANNOTATOR, MANAGER):
+                with opened(browser, address, who, passwords, look) as page:
                     for shot in SHOTS:
                         if shot.who == who:
                             take(page, shot, suffix)

@@ -7,7 +7,11 @@ from docs.take_screenshots import LOOKS, OUT, SHOTS
 from tests.test_routes import routes
 
 WORDS = {"method": "reward"}
-OTHERS = {"labeling:home", "labeling:account", "labeling:keys", "labeling:tokens"}  # of no project
+# Of no project; the others of an account come up on the way through these.
+OTHERS = {
+    "labeling:home", "labeling:account", "labeling:keys", "labeling:tokens", "account_login",
+    "account_change_password", "account_email", "mfa_index", "account_logout",
+}  # fmt: skip
 LATER = {"training:run", "training:loop-settings"}  # once there is a run, and a first policy
 
 
