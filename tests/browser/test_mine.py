@@ -58,6 +58,10 @@ def test_an_earlier_answer_is_found_and_changed(answered, project, judged, until
     first_row = page.locator("tbody tr").first
     expect(first_row).to_contain_text("A much better (changed)")
     expect(page.get_by_role("heading", name="3 answers of yours")).to_be_visible()
+    page.set_viewport_size({"width": 360, "height": 740})
+    table = page.get_by_role("table")
+    assert table.evaluate("it => it.parentElement.scrollWidth <= it.parentElement.clientWidth")
+    expect(table.get_by_role("row").nth(1).get_by_role("cell").first).to_have_text("A much better (changed)")
 
 
 def test_a_change_taken_back_takes_the_answer_back(answered, judged, until):
