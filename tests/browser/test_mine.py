@@ -34,6 +34,7 @@ def open_again(page, words):
     page.get_by_label("Find in prompts").fill(words)
     page.get_by_role("button", name="Find").click()
     page.get_by_role("link", name="Look again").click()
+    page.wait_for_url("**/label/")  # the script has taken the question out of the address: its keys are there
 
 
 def test_an_earlier_answer_is_found_and_changed(answered, project, judged, until):

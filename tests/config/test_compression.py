@@ -7,7 +7,7 @@ import pytest
 ACCEPT = {"HTTP_ACCEPT_ENCODING": "gzip"}
 DESK_ASSETS = (
     "css/tokens.css", "css/base.css", "css/label.css", "js/label.js", "js/outbox.js", "js/better.js", "js/diff.js",
-    "js/drafts.js", "js/keys.js", "js/ranking.js", "js/ratings.js", "js/sides.js", "js/status.js", "js/strip.js", "js/words.js", "icon.svg",
+    "js/drafts.js", "js/gone.js", "js/keys.js", "js/pace.js", "js/ranking.js", "js/ratings.js", "js/sides.js", "js/status.js", "js/strip.js", "js/words.js", "icon.svg",
 )  # fmt: skip
 MOST_BYTES = 60_000
 

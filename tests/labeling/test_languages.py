@@ -185,7 +185,7 @@ def left_in_english(page):
     """The words of a page in Arabic that are no names and no terms of art."""
     assert frame(page)[0] == "ar"
     names = {"Tastemaker", "Support", "answers", "bob", "example", "org", "Authorization", "Token"}
-    terms = {"API", "JSON", "Markdown", "JavaScript", "Esc", "Ctrl", "NUL", "UUID"}
+    terms = {"API", "JSON", "Markdown", "JavaScript", "Esc", "Ctrl", "NUL", "UUID", "AltGr", "Option"}
     return words_of(page.content.decode()) - names - terms
 
 
