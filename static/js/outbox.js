@@ -4,7 +4,9 @@
 
 const FIRST_RETRY_MS = 1000;
 const LONGEST_RETRY_MS = 30000;
-const TIMEOUT_MS = 20000;
+const TIMEOUT_MS = 20000; // for a server to begin its reply
+const CHARACTER_MS = 0.75; // of what is sent, beside that: three bytes on a line of 4 kB a second
+const REPLY_MS = 180000; // for the rest of the reply
 const MOST_KEPT_ALIVE = 20000; // characters; browsers refuse to outlive a page with more than 64 KiB
 
 export function newKey() {
@@ -28,6 +30,8 @@ export function csrfToken() {
 export async function post(url, values) {
   const body = JSON.stringify(values);
   const person = document.querySelector("[data-person]")?.dataset.person;
+  const tooLong = new AbortController();
+  let timer = setTimeout(() => tooLong.abort(), TIMEOUT_MS + body.length * CHARACTER_MS);
   let response;
   try {
     response = await fetch(url, {
@@ -41,16 +45,21 @@ export async function post(url, values) {
       body,
       keepalive: body.length < MOST_KEPT_ALIVE,
       redirect: "error",
-      signal: AbortSignal.timeout(TIMEOUT_MS),
+      signal: tooLong.signal,
     });
   } catch {
     return { failed: true };
+  } finally {
+    clearTimeout(timer);
   }
+  timer = setTimeout(() => tooLong.abort(), REPLY_MS);
   let reply = null;
   try {
     reply = await response.json();
   } catch {
     // not ours: a proxy's page, or Django's
+  } finally {
+    clearTimeout(timer);
   }
   if (response.status === 401 || response.status === 403) return { signedOut: true, other: Boolean(reply?.other) };
   if (response.status === 500 || !reply) return { failed: true, faulty: response.status === 500 };

@@ -572,3 +572,20 @@ def test_two_tabs_without_a_network_send_each_answer_once(desk, pairs, judged, u
     until(lambda: {one.assignment_id for one in judged()} == given)
     wait_for_receipts(page)
     assert Judgment.objects.count() == len(given)
+
+
+def test_what_is_long_has_longer_to_get_through(desk, pairs):
+    pairs(3)
+    page = desk()
+    page.route("**/label/answer/", lambda route: None)  # nothing comes back
+    line = page.get_by_role("status")
+    page.keyboard.press("e")
+    page.clock.install()
+    page.locator("#better-text").fill("字" * 100_000)
+    page.keyboard.press("Control+Enter")
+    page.keyboard.press("1")
+    expect(line).to_have_text("Saving")
+    page.clock.run_for(60_000)
+    expect(line).to_have_text("Saving")
+    page.clock.run_for(60_000)
+    expect(line).to_contain_text("1 answer is kept in this browser")
