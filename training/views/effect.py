@@ -9,6 +9,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
 from labeling.access import ANNOTATING, access_place
+from labeling.views.paging import asked_before
 from training import effect, loop
 from training.views.loop import settings_of
 
@@ -21,11 +22,10 @@ def show(request: HttpRequest, slug: str) -> HttpResponse:
     place = access_place(request.user, slug, *ANNOTATING)
     project = place.project
     settings = settings_of(project)
-    before = request.GET.get("before", "")
-    number = int(before) if before.isdecimal() and len(before) < 10 else None
+    before = asked_before(request)
     headlined = effect.newest_round(project)
-    rounds = effect.other_rounds(project, headlined, number)
-    newest_round = None if number else headlined
+    rounds = effect.other_rounds(project, headlined, before)
+    newest_round = None if before else headlined
     shown = rounds[: effect.OTHER_ROUNDS_SHOWN]
     told = effect.told(request.user, [newest_round, *shown] if newest_round else shown)
     newest = told.pop(0) if newest_round else None
