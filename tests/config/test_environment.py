@@ -56,6 +56,21 @@ def test_an_empty_setting_means_the_default(tmp_path):
     assert outcome.stdout.strip() == "127.0.0.1 8000 localhost", outcome.stderr
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "console 25"),
+        ({"EMAIL_HOST": "mail.example.org", "EMAIL_USE_TLS": "1"}, "smtp 587"),
+        ({"EMAIL_HOST": "mail.example.org", "EMAIL_USE_SSL": "1"}, "smtp 465"),
+        ({"EMAIL_HOST": "mail.example.org", "EMAIL_PORT": "2525"}, "smtp 2525"),
+    ],
+)
+def test_mail_is_handed_to_a_server_where_one_is_named(tmp_path, variables, said):
+    read = "import config.settings as s; print(s.EMAIL_BACKEND.split('.')[-2], s.EMAIL_PORT)"
+    outcome = run_python(read, {"TASTEMAKER_DATA": str(tmp_path)} | variables)
+    assert outcome.stdout.strip() == said, outcome.stderr
+
+
 def test_the_level_of_the_log_holds_in_workers_too(tmp_path):
     """Celery's own set-up would put the level of its command on the root logger."""
     said = run_python(
