@@ -126,8 +126,8 @@ def test_a_new_engine_waits_for_one_that_still_saves_and_asks_it_to_leave(queued
             "-c",
             "import fcntl, signal, sys, time\n"
             "lock = open(sys.argv[1], 'w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
-            "def leave(*_): time.sleep(1.5); sys.exit()\n"
-            "signal.signal(signal.SIGTERM, leave); print('held', flush=True); time.sleep(60)",
+            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+            "print('held', flush=True); signal.sigwait([signal.SIGTERM]); time.sleep(1.5)",
             str(run.path / "lock"),
         ],
         stdout=subprocess.PIPE,

@@ -77,7 +77,10 @@ def test_a_kill_is_what_the_run_ended_by_whatever_the_others_say_of_it(tmp_path)
 
 
 def test_a_signal_reaches_all(tmp_path):
-    code = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); print('up', flush=True); time.sleep(100)"
+    code = (
+        "asked = [signal.SIGTERM]; signal.pthread_sigmask(signal.SIG_BLOCK, asked); print('up', flush=True)"
+        "; signal.sigwait(asked); sys.exit(143)"
+    )
     with started(tmp_path, code) as group:
         wait_for(
             lambda: all(
