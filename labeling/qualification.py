@@ -29,6 +29,7 @@ from labeling.selection import same_text
 
 Decision = QualificationDecision.Decision
 MAX_QUESTIONS = 50  # a round is short; a page shows them all
+MAX_REMOVED = 50  # that can be put back
 
 _chance = random.SystemRandom()
 
@@ -93,26 +94,43 @@ def said_of(project: Project, question: QualificationQuestion) -> list[str]:
 @transaction.atomic
 def add_questions(
     project: Project, questions: Sequence[QualificationQuestion], by: User | None = None
-) -> None:
-    """Put questions behind those that are there. Raises ValidationError where they become too many."""
+) -> int:
+    """Put questions behind those that are there, but for those that stand already word for word, as after a form sent
+    twice. Returns how many came. Raises ValidationError where they become too many.
+    """
     _hold_order(project.pk)
-    standing = project.questions.standing()
-    if standing.count() + len(questions) > MAX_QUESTIONS:
-        raise ValidationError(f"A round has at most {MAX_QUESTIONS} questions.")
-    last = standing.aggregate(last=Max("position"))["last"] or 0
-    for position, question in enumerate(questions, start=last + 1):
+    known = [_content(each) for each in project.questions.standing()]
+    fresh = [question for question in questions if _content(question) not in known]
+    for position, question in enumerate(fresh, start=_next_position(project, len(fresh))):
         question.position, question.created_by = position, by
-    QualificationQuestion.objects.bulk_create(questions)
+    QualificationQuestion.objects.bulk_create(fresh)
+    return len(fresh)
+
+
+def _content(question: QualificationQuestion) -> tuple[Any, ...]:
+    return question.messages, question.answers, question.right, question.explanation
+
+
+def _next_position(project: Project, more: int) -> int:
+    """Where the next of so many more questions is put. Raises ValidationError where they become too many."""
+    there = project.questions.standing().order_by().aggregate(count=Count("pk"), last=Max("position"))
+    if there["count"] + more > MAX_QUESTIONS:
+        raise ValidationError(f"A round has at most {MAX_QUESTIONS} questions.")
+    return (there["last"] or 0) + 1
 
 
 @transaction.atomic
 def replace_question(old: QualificationQuestion, new: QualificationQuestion, by: User) -> None:
     """Let another question stand in the place of one; what was said to the old one stays with it.
 
-    Raises QuestionGone if it stands no more, so that a form that is sent twice makes one question.
+    A form that is sent twice makes one question. Raises QuestionGone if the old one stands no more for another reason.
     """
     _hold_order(old.project_id)
     if not remove_question(old):
+        if _content(new) in map(
+            _content, QualificationQuestion.objects.filter(project=old.project_id).standing()
+        ):
+            return
         raise QuestionGone
     old.refresh_from_db(fields=["position"])
     new.position, new.created_by = old.position, by
@@ -123,6 +141,30 @@ def remove_question(question: QualificationQuestion) -> bool:
     """Ask it no more. Who passed has passed, and attempts under way go on with it. Returns whether it stood."""
     standing = QualificationQuestion.objects.filter(pk=question.pk, removed_at=None)
     return bool(standing.update(removed_at=Now()))
+
+
+@transaction.atomic
+def put_back(question: QualificationQuestion) -> None:
+    """Ask a question again that was removed or replaced, as the last one.
+
+    Changes nothing where it stands already. Raises ValidationError where they become too many.
+    """
+    _hold_order(question.project_id)
+    question.refresh_from_db()
+    if question.removed_at is not None:
+        question.position, question.removed_at = _next_position(question.project, 1), None
+        question.save(update_fields=["position", "removed_at"])
+
+
+def removed(project: Project) -> list[QualificationQuestion]:
+    """The questions that were removed or replaced last, the last one first, and of equal ones one."""
+    known = [_content(each) for each in project.questions.standing()]
+    found = []
+    for each in project.questions.exclude(removed_at=None).order_by("-removed_at", "-id")[:MAX_REMOVED]:
+        if _content(each) not in known:
+            known.append(_content(each))
+            found.append(each)
+    return found
 
 
 @transaction.atomic

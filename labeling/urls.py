@@ -29,6 +29,7 @@ urlpatterns = [
     path("p/<slug:slug>/questions/<int:question>/", questions.change, name="question"),
     path("p/<slug:slug>/questions/<int:question>/move/", questions.move, name="question-move"),
     path("p/<slug:slug>/questions/<int:question>/remove/", questions.remove, name="question-remove"),
+    path("p/<slug:slug>/questions/<int:question>/back/", questions.put_back, name="question-back"),
     path("p/<slug:slug>/people/<int:member>/qualify/", questions.decide, name="qualify"),
     path("p/<slug:slug>/data/", data.data, name="data"),
     path("p/<slug:slug>/data/import/", data.upload, name="import"),

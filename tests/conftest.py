@@ -59,23 +59,24 @@ def django_db_setup(django_db_setup):
     from django.db import connection
     from django.db.models.signals import post_migrate
 
-    def sql_flush(style, tables, **_options):
+    def sql_flush(operations, style, tables, **_options):
         emptied = sorted(set(tables) - {"django_content_type", "auth_permission"})
-        deletes = [f"DELETE FROM {connection.ops.quote_name(table)}" for table in emptied]
+        deletes = [f"DELETE FROM {operations.quote_name(table)}" for table in emptied]
         # As a replica PostgreSQL looks at no constraint: all rows go, and every one that another needs.
         statements = ["SET LOCAL session_replication_role = replica", *deletes]
-        with connection.cursor() as cursor:
+        with operations.connection.cursor() as cursor:
             cursor.execute(
                 "SELECT relname FROM pg_class WHERE relname = ANY(%s) AND pg_relation_size(oid) > 1000000",
                 [emptied],
             )
             # What many rows leave behind would slow down every scan after them.
-            if large := [connection.ops.quote_name(table) for (table,) in cursor]:
+            if large := [operations.quote_name(table) for (table,) in cursor]:
                 statements.append(f"TRUNCATE {', '.join(large)} CASCADE")
         return statements
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection.ops, "sql_flush", sql_flush)
+        # Of every connection: beside Playwright's event loop this thread has another one.
+        patch.setattr(type(connection.ops), "sql_flush", sql_flush)
         patch.setattr(post_migrate, "receivers", [])
         yield
 

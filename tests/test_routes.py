@@ -37,6 +37,7 @@ PAGES = {
     "labeling:question": {ALICE},
     "labeling:question-move": {ALICE},
     "labeling:question-remove": {ALICE},
+    "labeling:question-back": {ALICE},
     "labeling:qualify": {ALICE},
     "labeling:settings": {ALICE},
     "labeling:data": {ALICE},

@@ -43,6 +43,7 @@ def page(
         "project": project,
         "role": MANAGER,
         "questions": shown,
+        "removed": acts.removed(project),
         "needed": acts.needed_right(project, len(in_use)),
         "form": form or QuestionsFileForm(),
         "report": report,
@@ -104,8 +105,23 @@ def move(request: HttpRequest, slug: str, question: int) -> HttpResponse:
 @login_required
 def remove(request: HttpRequest, slug: str, question: int) -> HttpResponse:
     project = access_project(request.user, slug, MANAGER)
-    acts.remove_question(any_question(project, question))
-    messages.success(request, "Removed. Who has passed has passed.")
+    if acts.remove_question(any_question(project, question)):
+        messages.success(request, "Removed. Who has passed has passed.")
+    else:
+        messages.warning(request, "This question was removed or changed before. Nothing was changed now.")
+    return redirect("labeling:questions", slug)
+
+
+@require_POST
+@login_required
+def put_back(request: HttpRequest, slug: str, question: int) -> HttpResponse:
+    project = access_project(request.user, slug, MANAGER)
+    try:
+        acts.put_back(any_question(project, question))
+    except ValidationError as error:
+        messages.error(request, f"Nothing was changed. {error.messages[0]}")
+    else:
+        messages.success(request, "It is asked again, as the last question.")
     return redirect("labeling:questions", slug)
 
 
@@ -121,8 +137,14 @@ def upload(request: HttpRequest, slug: str) -> HttpResponse:
     except ImportRefused as refused:
         context = page(project, report=refused.report)
         return render(request, "labeling/questions.html", context, status=400)
-    messages.success(request, f"{report.questions_added} questions are there now, behind the others.")
+    messages.success(request, added_in_words(report.questions_added))
     return redirect("labeling:questions", slug)
+
+
+def added_in_words(count: int) -> str:
+    if not count:
+        return "Every question of the file was there already."
+    return f"Added, behind the others: {count} question{'' if count == 1 else 's'}."
 
 
 def standing_question(project: Project, pk: int) -> QualificationQuestion:

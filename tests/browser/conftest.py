@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.core.cache import cache
+from django.db import connections
 from django.urls import reverse
 
 from labeling.models import Completion, Judgment, Prompt
@@ -48,6 +49,7 @@ def chromium():
             pytest.skip(f"no Chromium can be started: {error}")
         yield browser
         browser.close()
+        connections.close_all()  # that of this thread beside the event loop, which nobody reaches without it
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,7 @@ from labeling.qualification import (
     move_question,
     needed_right,
     remove_question,
+    removed,
     replace_question,
     standing_of,
 )
@@ -333,8 +334,9 @@ def test_a_question_is_replaced_once(project, alice, round_of_five):
     stale = QualificationQuestion.objects.get(pk=old.pk)
     move_question(old, -1)
     replace_question(stale, make(project, 99), alice)
+    replace_question(stale, make(project, 99), alice)  # the form, sent twice
     with pytest.raises(QuestionGone):
-        replace_question(stale, make(project, 99), alice)
+        replace_question(stale, make(project, 98), alice)
     with pytest.raises(QuestionGone):
         move_question(stale, 1)
     standing = [question.messages[0]["content"] for question in project.questions.standing()]
@@ -352,6 +354,46 @@ def test_the_page_says_that_a_question_went_in_the_meantime(client, project, ali
         assert "Somebody has removed or changed this question in the meantime." in page
     assert "*So*." in client.post(base, SENT).content.decode()  # nothing typed is lost
     assert project.questions.standing().count() == 4
+
+
+def test_a_button_pressed_twice_does_it_once_and_says_so(client, project, alice):
+    client.force_login(alice)
+    base = f"/p/{project.slug}/questions/"
+    first = [client.post(base + "new/", SENT, follow=True).content.decode() for _ in range(2)]
+    assert all("Added, as the last question." in page for page in first)
+    question = project.questions.get()
+    sent = SENT | {"prompt": "Which now?"}
+    changed = [client.post(f"{base}{question.pk}/", sent, follow=True).content.decode() for _ in range(2)]
+    assert all("Changed for attempts that begin from now on." in page for page in changed)
+    question = project.questions.standing().get()
+    once, twice = (client.post(f"{base}{question.pk}/remove/", follow=True) for _ in range(2))
+    assert "Removed. Who has passed" in once.content.decode()
+    assert "Nothing was changed now." in twice.content.decode()
+    back = [client.post(f"{base}{question.pk}/back/", follow=True).content.decode() for _ in range(2)]
+    assert all("It is asked again, as the last question." in page for page in back)
+    assert project.questions.standing().get() == question
+
+
+def test_a_question_that_went_can_be_put_back(client, project, alice, round_of_five):
+    first, second, third = round_of_five[:3]
+    client.force_login(alice)
+    base = f"/p/{project.slug}/questions/"
+    assert "Removed or replaced" not in client.get(base).content.decode()
+    remove_question(first)
+    replace_question(second, make(project, 98), alice)
+    remove_question(third)
+    add_questions(project, [make(project, 2)])  # the third one again: nobody needs it twice
+    assert removed(project) == [second, first]
+    page = client.get(base).content.decode()
+    assert "Removed or replaced: 2" in page and f"{base}{first.pk}/back/" in page
+    client.post(f"{base}{first.pk}/back/")
+    asked = [question.messages[0]["content"] for question in project.questions.standing()]
+    assert asked == [f"Question {number}?" for number in (98, 3, 4, 2, 0)]
+    assert removed(project) == [second]
+    add_questions(project, [make(project, number) for number in range(100, 145)])
+    full = client.post(f"{base}{second.pk}/back/", follow=True).content.decode()
+    assert "Nothing was changed. A round has at most 50 questions." in full
+    assert project.questions.standing().count() == 50
 
 
 def lines(*rows):
@@ -373,6 +415,10 @@ def test_questions_come_in_as_json_lines(client, project, alice):
     stored = list(project.questions.standing())
     assert [question.right for question in stored] == [["a"], ["tie"]]
     assert (stored[1].messages, stored[0].created_by) == (talk, alice)
+    page = client.post(path, {"file": lines(GOOD, GOOD | {"prompt": "And?"})}, follow=True).content.decode()
+    assert "Added, behind the others: 1 question." in page and project.questions.count() == 3
+    page = client.post(path, {"file": lines(GOOD)}, follow=True).content.decode()
+    assert "Every question of the file was there already." in page and project.questions.count() == 3
 
 
 @pytest.mark.parametrize(
