@@ -54,3 +54,4 @@ def test_an_export_is_not_compressed(client, project, alice):
     client.force_login(alice)
     response = client.get(f"/api/v1/projects/{project.slug}/preferences/", **ACCEPT)
     assert response.status_code == 200 and "Content-Encoding" not in response
+    response.close()

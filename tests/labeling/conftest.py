@@ -107,6 +107,7 @@ def many_finished(project, bob, make_prompt):
                 ],
             )
             cursor.execute("SET LOCAL session_replication_role = origin")
+            cursor.execute("ANALYZE")  # as autovacuum does where rows come one after another
 
     return make
 
