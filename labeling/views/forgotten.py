@@ -6,7 +6,8 @@ from typing import Any
 from allauth.account.views import LoginView, PasswordResetView
 from django.conf import settings
 from django.forms import Form
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.utils.translation import gettext as _
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,15 @@ class SignIn(LoginView):
 
 
 class Forgotten(PasswordResetView):
-    """allauth's, which mails known and unknown addresses alike, so that neither page nor failure tells who is here."""
+    """allauth's, which mails known and unknown addresses alike, so that neither page nor failure tells who is here.
+
+    Without mail it says who makes new passwords, and promises no letter.
+    """
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not settings.EMAIL_HOST:
+            return render(request, "account/no_mail.html")
+        return super().dispatch(request, *args, **kwargs)
 
     def form_valid(self, form: Form) -> HttpResponse:
         try:

@@ -79,3 +79,13 @@ def test_without_mail_the_door_leads_to_a_manager_alone(client):
     page = client.get(reverse("account_login")).content.decode()
     assert RESET not in page
     assert "A manager of your project makes a new one" in page
+
+
+def test_without_mail_no_letter_is_promised(client, bob, mailoutbox):
+    client.force_login(bob)
+    assert RESET in client.get(reverse("account_change_password")).content.decode()
+    for page in (client.get(RESET), client.post(RESET, {"email": bob.email})):
+        assert page.status_code == 200
+        assert "A manager of your project makes a new one" in page.content.decode()
+        assert "<form" not in page.content.decode().split("<main")[1]
+    assert mailoutbox == []
