@@ -1,6 +1,8 @@
 """Things to label: prompts, completions and comparisons for the cast of tests/conftest.py."""
 
 import itertools
+import threading
+import time
 import uuid
 from datetime import timedelta
 
@@ -130,3 +132,42 @@ def _rows_of(node):
     passed_over = sum(rows for name, rows in node.items() if name.startswith("Rows Removed by"))
     below = sum(map(_rows_of, node.get("Plans", [])))
     return (node["Actual Rows"] + passed_over) * node["Actual Loops"] + below
+
+
+@pytest.fixture
+def at_once():
+    """Start things, each only when the ones before wait for a lock; then let go of what they wait for."""
+    running, outcomes = [], {}
+
+    def run(name, act):
+        try:
+            outcomes[name] = act()
+        except Exception as error:
+            outcomes[name] = error
+        finally:
+            connection.close()
+
+    def start(**acts):
+        for name, act in acts.items():
+            running.append(threading.Thread(target=run, args=[name, act]))
+            running[-1].start()
+            wait_until_blocked(len(running))
+
+    def finish():
+        for thread in running:
+            thread.join()
+        return outcomes
+
+    return start, finish
+
+
+def wait_until_blocked(sessions):
+    deadline = time.monotonic() + 60
+    waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+    while time.monotonic() < deadline:
+        with connection.cursor() as cursor:
+            cursor.execute(waiting)
+            if cursor.fetchone() == (sessions,):
+                return
+        time.sleep(0.01)
+    raise AssertionError(f"{sessions} sessions never waited together")

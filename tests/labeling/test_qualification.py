@@ -243,6 +243,37 @@ def test_the_first_answer_stands(project, bobs, round_of_five):
     assert (again.said, again.right) == ("tie", False)
 
 
+@pytest.mark.django_db(transaction=True)
+def test_two_tabs_that_begin_at_once_begin_one_attempt(bobs, round_of_five, at_once):
+    start, finish = at_once
+    with transaction.atomic():
+        Membership.objects.select_for_update().get(pk=bobs.pk)
+        start(one=lambda: begin(bobs), other=lambda: begin(bobs))
+    outcomes = finish()
+    assert outcomes["one"] == outcomes["other"] == QualificationAttempt.objects.get()
+    assert QualificationAnswer.objects.count() == 5
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_tabs_that_give_the_last_two_answers_at_once_end_the_attempt(bobs, round_of_five, at_once):
+    attempt = begin(bobs)
+    given = list(attempt.answers.select_related("question__project"))
+
+    def right(one):
+        return answer(one, "preferred", side=one.sides.index(0))
+
+    for one in given[:3]:
+        right(one)
+    start, finish = at_once
+    with transaction.atomic():
+        QualificationAttempt.objects.select_for_update().get(pk=attempt.pk)
+        start(fourth=lambda: right(given[3]), fifth=lambda: right(given[4]))
+    outcomes = finish()
+    assert (outcomes["fourth"].right, outcomes["fifth"].right) == (True, True)
+    attempt.refresh_from_db()
+    assert attempt.passed and attempt.ended_at
+
+
 def test_of_several_answers_the_best_is_what_counts(project, bobs):
     project.qualification = True
     project.save()

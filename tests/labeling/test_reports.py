@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 import uuid
 
 import pytest
@@ -96,45 +95,6 @@ def test_a_lease_that_ran_out_ends_too(project, alice, reported, make_annotator,
         renew(asleep)
     with pytest.raises(LeaseExpired, match="manager has taken this comparison away"):
         answer_left(asleep)
-
-
-@pytest.fixture
-def at_once():
-    """Start things, each only when the ones before wait for a lock; then let go of what they wait for."""
-    running, outcomes = [], {}
-
-    def run(name, act):
-        try:
-            outcomes[name] = act()
-        except Exception as error:
-            outcomes[name] = error
-        finally:
-            connection.close()
-
-    def start(**acts):
-        for name, act in acts.items():
-            running.append(threading.Thread(target=run, args=[name, act]))
-            running[-1].start()
-            wait_until_blocked(len(running))
-
-    def finish():
-        for thread in running:
-            thread.join()
-        return outcomes
-
-    return start, finish
-
-
-def wait_until_blocked(sessions):
-    deadline = time.monotonic() + 10
-    waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
-    while time.monotonic() < deadline:
-        with connection.cursor() as cursor:
-            cursor.execute(waiting)
-            if cursor.fetchone() == (sessions,):
-                return
-        time.sleep(0.01)
-    raise AssertionError(f"{sessions} sessions never waited together")
 
 
 @pytest.fixture
