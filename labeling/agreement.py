@@ -39,7 +39,9 @@ def with_others(person: User, project: Project) -> Agreement:
         said[comparison][annotator] = best(verdict, ranking)
     same = of = 0
     for answers in said.values():
-        own_best = answers.pop(person.pk)
+        own_best = answers.pop(person.pk, None)
+        if own_best is None:  # taken back since it was looked for
+            continue
         same += sum(other == own_best for other in answers.values())
         of += len(answers)
     return Agreement(same, of)

@@ -3,10 +3,11 @@
 import uuid
 
 import pytest
+from django.db import connection
 
 from labeling.agreement import with_others
 from labeling.assignment import next_for
-from labeling.judging import record
+from labeling.judging import record, withdraw
 from labeling.models import Judgment
 from labeling.views.mine import page_of, verdict_in_words
 from tests.labeling.conftest import rows_read
@@ -64,6 +65,25 @@ def test_agreement_counts_each_other_person_on_each_comparison(project, bob, mak
     assert with_others(bob, project) == (3, 8)
     assert with_others(bob, project).share == 3 / 8
     assert with_others(make_annotator(), project) == (0, 0)
+
+
+def test_agreement_does_without_an_answer_taken_back_while_it_is_counted(
+    project, bob, carol, make_comparison, answer
+):
+    make_comparison(overlap=2)
+    make_comparison(overlap=2)
+    given = [answer(person, "tie") for person in (bob, carol) for _ in range(2)]
+
+    def withdrawn_after_the_first(execute, *asked):
+        found = execute(*asked)
+        if not taken:
+            taken.append(True)
+            withdraw(given[0])
+        return found
+
+    taken = []
+    with connection.execute_wrapper(withdrawn_after_the_first):
+        assert with_others(bob, project) == (1, 1)
 
 
 def test_the_page_takes_few_queries_however_many_answers(
