@@ -75,6 +75,8 @@ def check_answer(project: Project, candidates: int, verdict: str, said: Said) ->
     strength = said.get("strength")
     _check_strength(project, verdict, ranking, strength, candidates)
     reason, tags = _clean_reason(said.get("reason", "")), _clean_tags(project, said.get("reason_tags", ()))
+    if project.comment_required and not reason.strip():
+        raise ValidationError({"reason": _("this project wants a comment with every answer")})
     if project.reason_required and not tags and not reason.strip():
         raise ValidationError({"reason": _("this project wants a reason for every answer")})
     return Answer(

@@ -152,7 +152,7 @@ class ProjectForm(forms.ModelForm):
             "partial_rankings",
             "ranking_pairs",
         ),
-        "What is asked beside it": ("criteria", "reason_tags", "reason_required", "edits"),
+        "What is asked beside it": ("criteria", "reason_tags", "reason_required", "comment_required", "edits"),
         "How well it is answered": (
             "qualification",
             "qualification_share",
@@ -186,8 +186,8 @@ class ProjectForm(forms.ModelForm):
         model = Project
         fields: ClassVar = [
             "name", "overlap", "lease_seconds", "answers_per_comparison", "strengths", "ties", "all_bad", "all_good", "partial_rankings",
-            "ranking_pairs", "criteria", "reason_tags", "reason_required", "edits", "qualification",
-            "qualification_share", "qualification_attempts", "repeat_share", "languages", "guidelines",
+            "ranking_pairs", "criteria", "reason_tags", "reason_required", "comment_required", "edits",
+            "qualification", "qualification_share", "qualification_attempts", "repeat_share", "languages", "guidelines",
         ]  # fmt: skip
         widgets: ClassVar = {"guidelines": forms.Textarea(attrs={"rows": 8, "dir": "auto"})}
         labels: ClassVar = {
@@ -201,6 +201,7 @@ class ProjectForm(forms.ModelForm):
             "partial_rankings": "Rankings may leave answers out",
             "ranking_pairs": "What a ranking becomes",
             "reason_required": "A reason is needed",
+            "comment_required": "A comment is needed",
             "edits": "Better answers",
             "qualification": "Qualification round",
             "qualification_share": "Share that has to be right",

@@ -67,6 +67,7 @@ def desk_words() -> Words:
         # What an answer still lacks, or takes along
         "rate-first": _("First rate answer %(letter)s: %(criterion)s"),
         "reason-needed": _("This project asks for a reason with every answer"),
+        "comment-needed": _("This project asks for a comment with every answer"),
         "better-kept": _("Your better answer goes with your verdict"),
         "answer": _("Answer %(letter)s"),
         # Rankings

@@ -56,6 +56,9 @@ class ProjectSerializer(serializers.Serializer):
     criteria = serializers.ListField(child=serializers.CharField(), help_text="What each answer is rated by.")
     reason_tags = serializers.ListField(child=serializers.CharField(), help_text="Reasons to pick from.")
     reason_required = serializers.BooleanField(help_text="Whether every answer needs a tag or a comment.")
+    comment_required = serializers.BooleanField(
+        help_text="Whether every answer needs a comment, whatever tags it has."
+    )
     edits = serializers.BooleanField(help_text="Whether a better answer may be written.")
     languages = serializers.ListField(
         child=serializers.CharField(), help_text="That its texts are written in; none: not said."
@@ -183,7 +186,11 @@ class AnswerSerializer(Strict):
         help_text="1 slightly, 2 clearly, 3 much better.",
     )
     reason = serializers.CharField(
-        default="", allow_blank=True, trim_whitespace=False, max_length=MAX_REASON_LENGTH
+        default="",
+        allow_blank=True,
+        trim_whitespace=False,
+        max_length=MAX_REASON_LENGTH,
+        help_text="A comment; needed where the project has comment_required.",
     )
     reason_tags = serializers.ListField(
         child=serializers.CharField(), default=list, help_text="Some of the project's reason_tags."

@@ -134,6 +134,11 @@ class Project(models.Model):
     reason_required = models.BooleanField(
         default=False, help_text="Whether every answer needs a reason: a tag, or a comment."
     )
+    comment_required = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Whether every answer needs a comment: a sentence, whatever reasons were picked.",
+    )
     edits = models.BooleanField(default=True, help_text="Whether people may write a better answer.")
     languages = ArrayField(
         models.CharField(max_length=20, choices=text_languages),

@@ -140,6 +140,7 @@ def asks(project: Project) -> dict[str, Any]:
         "partial": project.partial_rankings,
         "ties": project.ties,
         "reasonRequired": project.reason_required,
+        "commentRequired": project.comment_required,
         "tags": project.reason_tags,
     }
 

@@ -267,11 +267,17 @@ function lacks(said) {
     focusOn(unrated);
     return true;
   }
-  const { reason, tags } = draftOf(current);
-  if (!asks.reasonRequired || reason || tags.length) return false;
+  if (!reasonLacks()) return false;
   actions.why();
   unsaid = said;
   return true;
+}
+
+// What the project still wants of the reason, in a sentence.
+function reasonLacks() {
+  const { reason, tags } = draftOf(current);
+  if (asks.commentRequired && !reason) return words("comment-needed");
+  return asks.reasonRequired && !reason && !tags.length && words("reason-needed");
 }
 
 function remember(answered) {
@@ -366,9 +372,9 @@ function closeReason() {
   const said = unsaid;
   unsaid = null;
   if (!said || !current) return;
-  const { reason, tags } = draftOf(current);
-  if (reason || tags.length) answer(said);
-  else say(words("reason-needed"), "needs");
+  const lack = reasonLacks();
+  if (lack) say(lack, "needs");
+  else answer(said);
 }
 
 // What of a draft the project still takes.

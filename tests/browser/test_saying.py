@@ -303,6 +303,24 @@ def test_a_reason_that_is_needed_is_asked_for_and_the_verdict_then_goes(desk, pa
     assert (judged()[1].reason_tags, judged()[1].reason) == ([], "It says sorry.")
 
 
+def test_a_comment_that_is_needed_is_asked_for_beside_what_was_picked(desk, pairs, judged, asks, until):
+    asks(comment_required=True, reason_tags=["more correct", "kinder"])
+    pairs(2)
+    page = desk()
+    dialog = page.get_by_role("dialog", name="Why this answer?")
+    page.keyboard.press("1")
+    expect(dialog.get_by_role("textbox", name="(needed)")).to_be_visible()
+    page.keyboard.press("2")
+    page.get_by_role("button", name="Keep").click()
+    expect(status(page)).to_have_text("This project asks for a comment with every answer")
+    assert judged() == []
+    page.keyboard.press("1")
+    dialog.get_by_role("textbox").fill("It says sorry.")
+    page.keyboard.press("Control+Enter")
+    until(lambda: len(judged()) == 1)
+    assert (judged()[0].reason_tags, judged()[0].reason) == (["kinder"], "It says sorry.")
+
+
 def test_an_answer_that_no_longer_fits_comes_back_with_what_was_written(desk, pairs, judged, asks, until):
     pairs(3)
     page = desk()
@@ -455,6 +473,8 @@ def test_the_settings_show_what_annotators_will_see_and_keep_it(sign_in, project
     expect(preview.get_by_text("Both good")).to_be_visible()
     page.get_by_label("Reasons to pick from").fill("<script>alert(1)</script>\nkinder")
     expect(preview.get_by_text("<script>alert(1)</script>")).to_be_visible()
+    page.get_by_label("A comment is needed").check()
+    expect(preview.get_by_text("A comment is needed with every answer; reasons may be picked")).to_be_visible()
     page.get_by_label("What annotators should look for").fill("Be *kind*.")
     expect(preview.locator("em")).to_have_text("kind")
     page.get_by_label("Answers side by side").fill("4")
@@ -475,7 +495,7 @@ def test_the_settings_show_what_annotators_will_see_and_keep_it(sign_in, project
     expect(page.get_by_text("Saved. Annotators see it")).to_be_visible()
     saved = Project.objects.get(pk=project.pk)
     assert (saved.criteria, saved.strengths, saved.all_good) == (["helpfulness"], False, True)
-    assert saved.answers_per_comparison == 4
+    assert (saved.answers_per_comparison, saved.comment_required) == (4, True)
     assert saved.reason_tags == ["<script>alert(1)</script>", "kinder"]
     assert GuidelinesVersion.objects.get().text == saved.guidelines == "Be *kind*."
     assert faults == []

@@ -41,7 +41,7 @@ def test_a_process_of_before_can_still_write_people_and_projects(alice, project)
 
     copies = (
         (User, ("language", "own_keys"), "username", "'dora'"),
-        (Project, ("languages",), "slug", "'other'"),
+        (Project, ("languages", "comment_required"), "slug", "'other'"),
     )
     with connection.cursor() as cursor:
         for model, new, unique, value in copies:
@@ -121,6 +121,15 @@ def test_a_better_answer_that_lost_its_preference_gets_one(project, bob, make_co
     migrate(("labeling", "0016_lists_by_project"))
     migrate(*newest())
     assert Preference.objects.current().count() == 1
+
+
+def test_a_project_that_wants_a_comment_wants_a_reason_on_the_way_back(project, alice, migrate):
+    other = create_project("Other", alice)
+    Project.objects.filter(pk=project.pk).update(comment_required=True)
+    migrate(("labeling", "0017_edits_prefer_again"))
+    migrate(*newest())
+    wanted = Project.objects.order_by("pk").values_list("pk", "reason_required", "comment_required")
+    assert list(wanted) == [(project.pk, True, False), (other.pk, False, False)]
 
 
 def leave_behind(*indexes):

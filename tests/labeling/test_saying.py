@@ -167,6 +167,14 @@ def test_a_reason_is_a_tag_or_a_comment(project, bob, make_comparison, asks):
     assert (second["reason_tags"], second["reason"]) == ([], "It apologises.")
 
 
+def test_a_comment_that_is_needed_is_a_sentence_whatever_was_picked(project, bob, comparison, asks):
+    asks(comment_required=True, reason_tags=["kinder"])
+    assert list(refusal(bob, project, reason_tags=["kinder"])) == ["reason"]
+    assert list(refusal(bob, project, reason=" \n", reason_tags=["kinder"])) == ["reason"]
+    said = say(bob, project, reason="It apologises.")
+    assert (said.reason, said.reason_tags) == ("It apologises.", [])
+
+
 # Better answers
 
 
