@@ -130,13 +130,13 @@ def test_a_server_that_stops_and_comes_back_gets_all_that_was_said(
     say_much(page, "43")
     second = shown(page)
     page.keyboard.press("7")
-    expect(page.get_by_role("status")).to_contain_text("2 answers are kept in this browser", timeout=15_000)
+    expect(page.get_by_role("status")).to_contain_text("2 answers are kept in this browser")
     expect(page.get_by_role("heading", name="No connection to the server")).to_be_visible()
     assert judged() == []
     server.start()
     until(lambda: len(judged()) == 2)
     wait_for_receipts(page)
-    expect(page.locator("#stage article")).to_be_visible(timeout=5_000)
+    expect(page.locator("#stage article")).to_be_visible()
     one, other = judged()
     assert [one.assignment_id, other.assignment_id] == [first, second]
     assert [(as_shown(said, "honesty"), said.reason_tags, said.reason) for said in (one, other)] == [
@@ -154,7 +154,7 @@ def test_an_order_waits_for_the_server_too(server, desk_there, pairs, judged, un
     server.stop()
     page.keyboard.type("=2")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser", timeout=15_000)
+    expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser")
     server.start()
     until(lambda: len(judged()) == 1)
     sides = judged()[0].assignment.sides
@@ -223,7 +223,7 @@ def test_somebody_who_signs_in_meanwhile_says_nothing_in_anothers_name(
     hold_session(page.context, carol, page.url)
     page.context.set_offline(False)
     expect(page.get_by_role("status")).to_contain_text(
-        "Somebody else is signed in in this browser; 1 answer of yours is kept.", timeout=15_000
+        "Somebody else is signed in in this browser; 1 answer of yours is kept."
     )
     press_anyway = shown(page)
     page.keyboard.press("7")
@@ -497,9 +497,7 @@ def test_an_undo_that_is_refused_leaves_its_comparison_until_the_person_goes_on(
     expect(page.locator(f"#stage article[data-assignment='{first}']")).to_be_visible()
     revise(judged()[0], "all_bad", uuid.uuid4())  # on the phone, say
     page.context.set_offline(False)
-    expect(page.locator("#stage .gone")).to_contain_text(
-        "changed or taken back in the meantime", timeout=15_000
-    )
+    expect(page.locator("#stage .gone")).to_contain_text("changed or taken back in the meantime")
     assert press(page, "1") == first
     assert [one.verdict for one in judged()] == ["all_bad"] and Judgment.objects.count() == 2
 
@@ -536,7 +534,7 @@ def test_an_answer_from_before_a_reload_counts_until_it_is_refused(desk, pairs, 
     expect(status).to_contain_text("1 answer is kept in this browser")
     expect(today).to_have_text("1")
     page.unroute("**/label/answer/")
-    expect(status).to_contain_text("this project wants a reason for every answer", timeout=15_000)
+    expect(status).to_contain_text("this project wants a reason for every answer")
     assert "comes next" not in status.inner_text()
     expect(today).to_have_text("0")
     assert judged() == []

@@ -209,7 +209,7 @@ def test_a_request_that_takes_too_long_is_given_up_and_made_again(chat, ask):
 
     def first_hangs(body):
         if not next(number):
-            chat.over.wait(20)
+            chat.over.wait(100)
         return completion()
 
     chat.answer = first_hangs
@@ -355,7 +355,7 @@ def stops_at(chat, number):
         if next(numbers) < number:
             return echo(body)
         os.kill(os.getpid(), signal.SIGTERM)
-        chat.over.wait(20)
+        chat.over.wait(100)
         return None
 
     return answer
@@ -368,7 +368,7 @@ def test_asked_to_stop_it_leaves_requests_that_hang_and_asks_only_for_the_rest_a
     chat.answer = stops_at(chat, 7)
     began = time.monotonic()
     assert ask(samples_per_prompt=2, server_concurrency=1)[0] == 143
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 50
     assert len(chat.asked) == 7 and not (engine.folder / "out" / "completions.jsonl").exists()
     with (engine.folder / "out" / "answers.jsonl").open("a") as file:
         file.write('{"damaged": 1}\n{"asked": "torn')
@@ -398,7 +398,7 @@ def test_a_pause_is_cut_short_by_the_wish_to_stop(chat, ask):
     chat.answer = busy
     began = time.monotonic()
     assert ask(server_concurrency=1)[0] == 143
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 50
 
 
 # The key and the address

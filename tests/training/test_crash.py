@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import timedelta
 
 import pytest
@@ -132,8 +131,7 @@ def test_a_worker_that_is_asked_to_stop_hands_its_run_on(start_worker, ppo_run):
     worker = start_worker()
     wait_for(lambda: 2 <= step_of(run) < STEPS)
     worker.send_signal(signal.SIGTERM)
-    began = time.monotonic()
     worker.wait(60)
-    assert time.monotonic() - began < 20, "it did not wait for the end of the run"
+    assert step_of(run) < STEPS, "it did not wait for the end of the run"
     handed = Run.objects.get(pk=run.pk)
     assert (handed.status, handed.attempts) == ("queued", 0)

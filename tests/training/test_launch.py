@@ -136,8 +136,8 @@ def test_a_new_engine_waits_for_one_that_still_saves_and_asks_it_to_leave(queued
     (run.path / "engine.pid").write_text(f"{socket.gethostname()} {holder.pid}")
     began = time.monotonic()
     launch._wait_for_folder(run)
-    assert 1.4 < time.monotonic() - began < 20
-    assert holder.wait(5) == 0
+    assert time.monotonic() - began > 1.4
+    assert holder.wait(60) == 0
     launch._wait_for_folder(run)
 
 
