@@ -152,7 +152,13 @@ class ProjectForm(forms.ModelForm):
             "partial_rankings",
             "ranking_pairs",
         ),
-        "What is asked beside it": ("criteria", "reason_tags", "reason_required", "comment_required", "edits"),
+        "What is asked beside it": (
+            "criteria",
+            "reason_tags",
+            "reason_required",
+            "comment_required",
+            "edits",
+        ),
         "How well it is answered": (
             "qualification",
             "qualification_share",

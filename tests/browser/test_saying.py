@@ -474,7 +474,9 @@ def test_the_settings_show_what_annotators_will_see_and_keep_it(sign_in, project
     page.get_by_label("Reasons to pick from").fill("<script>alert(1)</script>\nkinder")
     expect(preview.get_by_text("<script>alert(1)</script>")).to_be_visible()
     page.get_by_label("A comment is needed").check()
-    expect(preview.get_by_text("A comment is needed with every answer; reasons may be picked")).to_be_visible()
+    expect(
+        preview.get_by_text("A comment is needed with every answer; reasons may be picked")
+    ).to_be_visible()
     page.get_by_label("What annotators should look for").fill("Be *kind*.")
     expect(preview.locator("em")).to_have_text("kind")
     page.get_by_label("Answers side by side").fill("4")

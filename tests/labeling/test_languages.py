@@ -196,7 +196,12 @@ PAGES = ["label", "mine", "guidelines", "qualification", "home", "account", "key
 def test_nothing_english_is_left_on_a_page_of_annotators(client, bob, project, comparison, answer, name):
     answer(bob, "tie")
     type(project).objects.update(
-        reason_tags=["x"], criteria=["y"], all_good=True, reason_required=True, comment_required=True, partial_rankings=True
+        reason_tags=["x"],
+        criteria=["y"],
+        all_good=True,
+        reason_required=True,
+        comment_required=True,
+        partial_rankings=True,
     )
     type(bob).objects.filter(pk=bob.pk).update(language="ar")
     if name == "login":
