@@ -15,6 +15,7 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
 from labeling import qualification, repeats
+from labeling.answers import clean_seconds
 from labeling.models import Assignment, Candidate, Comparison, Membership, Project, User
 
 MAX_LIVE_LEASES = 3
@@ -144,28 +145,35 @@ def release(assignment: Assignment) -> None:
     open_lease.update(slot=None, leased_until=Now())
 
 
-def skip(assignment: Assignment, reason: str) -> None:
+def skip(assignment: Assignment, reason: str, seconds_spent: float | None = None) -> None:
     """Put a comparison aside for this person for good; another may have it."""
-    _put_aside(assignment, Assignment.Outcome.SKIPPED, reason)
+    _put_aside(assignment, Assignment.Outcome.SKIPPED, reason, seconds_spent=seconds_spent)
 
 
-def flag(assignment: Assignment, reason: str, text: str = "") -> None:
+def flag(assignment: Assignment, reason: str, text: str = "", seconds_spent: float | None = None) -> None:
     """Report a comparison to the managers, and put it aside for this person.
 
     Where a manager has decided by then that nobody is asked about it any more, that decides on this report, too.
     """
     with transaction.atomic():
         comparison = Comparison.objects.select_for_update(no_key=True).get(pk=assignment.comparison_id)
-        _put_aside(assignment, Assignment.Outcome.FLAGGED, reason, text)
+        _put_aside(assignment, Assignment.Outcome.FLAGGED, reason, text, seconds_spent)
         decision = comparison.closing_reports().values("handling", "handled_at", "handled_by").first()
         if decision:
             Assignment.objects.waiting_reports().filter(pk=assignment.pk).update(**decision)
 
 
-def _put_aside(assignment: Assignment, outcome: str, reason: str, text: str = "") -> None:
+def _put_aside(
+    assignment: Assignment, outcome: str, reason: str, text: str = "", seconds_spent: float | None = None
+) -> None:
     unanswered = Assignment.objects.filter(pk=assignment.pk, outcome="")
     changed = unanswered.update(
-        outcome=outcome, outcome_reason=reason[:200], outcome_text=text, outcome_at=Now(), slot=None
+        outcome=outcome,
+        outcome_reason=reason[:200],
+        outcome_text=text,
+        outcome_at=Now(),
+        seconds_spent=clean_seconds(seconds_spent),
+        slot=None,
     )
     assignment.refresh_from_db()
     if not changed and assignment.outcome != outcome:

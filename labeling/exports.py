@@ -83,6 +83,7 @@ def stream_put_aside(project: Project, after: int = 0) -> Iterator[bytes]:
         "text": "outcome_text",
         "annotator": "annotator_id",
         "at": "outcome_at",
+        "seconds_spent": "seconds_spent",
         "sides": "sides",
         "handling": "handling",
         "prompt": "comparison__prompt__messages",
@@ -100,6 +101,7 @@ def stream_put_aside(project: Project, after: int = 0) -> Iterator[bytes]:
             for row in found:
                 row["annotator"] = pseudonyms.get(row["annotator"], "")
                 row["at"] = _iso(row["at"])
+                row["seconds_spent"] = row["seconds_spent"] or 0.0
                 row["repeat_of"] = row["repeat_of"] or 0
                 row["completions"] = texts[row["comparison"]]
                 yield _line(row)

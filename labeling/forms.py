@@ -94,6 +94,7 @@ class PutAsideForm(forms.Form):
     outcome = forms.ChoiceField(choices=[("skip", "skip"), ("flag", "report")])
     reason = forms.CharField(max_length=200)
     text = forms.CharField(required=False, max_length=2000)
+    seconds_spent = SecondsField()
 
     def clean(self) -> dict[str, Any]:
         said = super().clean()

@@ -290,11 +290,13 @@ def edited_text(judgment: Judgment) -> str | None:
 
 class SkipSerializer(Strict):
     reason = serializers.CharField(max_length=200)
+    seconds_spent = SecondsField(min_value=0, allow_null=True, default=None)
 
 
 class FlagSerializer(Strict):
     reason = serializers.CharField(max_length=200)
     text = serializers.CharField(max_length=MAX_REASON_LENGTH, default="", allow_blank=True)
+    seconds_spent = SecondsField(min_value=0, allow_null=True, default=None)
 
 
 class LeaseSerializer(serializers.Serializer):
@@ -376,6 +378,7 @@ class PutAsideSerializer(serializers.Serializer):
     text = serializers.CharField(help_text="What the person wrote beside it.")
     annotator = serializers.CharField(help_text="A pseudonym.")
     at = serializers.DateTimeField()
+    seconds_spent = serializers.FloatField(help_text="0 where not known.")
     sides = serializers.ListField(child=serializers.IntegerField(), help_text="Positions as shown.")
     handling = serializers.ChoiceField(
         choices=Assignment.Handling.choices,

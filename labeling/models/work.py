@@ -226,6 +226,9 @@ class Assignment(models.Model):
     outcome_reason = models.CharField(max_length=200, blank=True)
     outcome_text = models.TextField(blank=True)
     outcome_at = models.DateTimeField(null=True, blank=True)
+    seconds_spent = models.FloatField(
+        null=True, blank=True, help_text="Of what was skipped or reported; a judgment says it itself."
+    )
     put_aside_in = models.ForeignKey(
         Project,
         null=True,

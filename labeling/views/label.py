@@ -282,9 +282,9 @@ def put_aside(user: User, project: Project, values: dict[str, Any]) -> dict[str,
     said = checked(PutAsideForm(values))
     assignment = access_assignment(user, said["assignment"])
     if said["outcome"] == "skip":
-        handing.skip(assignment, said["reason"])
+        handing.skip(assignment, said["reason"], said["seconds_spent"])
     else:
-        handing.flag(assignment, said["reason"], said["text"])
+        handing.flag(assignment, said["reason"], said["text"], said["seconds_spent"])
     return {"assignment": assignment.pk}
 
 

@@ -59,7 +59,15 @@ def in_words(assignment: Assignment) -> dict[str, Any]:
         "row": assignment,
         "reason": reasons.get(assignment.outcome_reason, assignment.outcome_reason),
         "prompt": assignment.comparison.prompt.text,
+        "took": taken(assignment.seconds_spent),
     }
+
+
+def taken(seconds: float | None) -> str:
+    """How long it took, as people say it; nothing where it is not known."""
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def in_full(assignment: Assignment) -> dict[str, Any]:

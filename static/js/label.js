@@ -232,6 +232,10 @@ async function renew() {
 
 // What a person says
 
+function secondsSpent() {
+  return Math.round((performance.now() - shownAt - hiddenMs) / 100) / 10;
+}
+
 function answer(said) {
   if (!current || isGone(current) || lacks(said)) return;
   const article = current;
@@ -241,7 +245,7 @@ function answer(said) {
     assignment: id(article),
     client_key: newKey(),
     ...(article.dataset.revises && { revises: Number(article.dataset.revises) }),
-    seconds_spent: Math.round((performance.now() - shownAt - hiddenMs) / 100) / 10,
+    seconds_spent: secondsSpent(),
     reason: draft.reason,
     reason_tags: draft.tags,
     ...(Object.keys(ratings).length && { rating_sides: ratings }),
@@ -296,7 +300,7 @@ function offerUndo() {
 
 function putAside(kind, reason, text) {
   if (!current || isGone(current)) return;
-  const body = { assignment: id(current), outcome: kind, reason, text };
+  const body = { assignment: id(current), outcome: kind, reason, text, seconds_spent: secondsSpent() };
   hasActed();
   outbox.add(urls.putAsideUrl, body, { kind });
   advance();

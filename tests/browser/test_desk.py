@@ -258,6 +258,7 @@ def test_skip_report_and_say_why_by_keyboard(desk, pairs, judged, until):
     page.get_by_role("button", name="It could harm someone").click()
     until(lambda: Assignment.objects.get(pk=reported).outcome == "flagged")
     assert Assignment.objects.get(pk=reported).outcome_text == "<b>This</b> is vile."
+    assert all(0 <= one.seconds_spent < 60 for one in Assignment.objects.exclude(outcome=""))
 
     page.keyboard.press("c")
     page.keyboard.type("It answers 1 question.")

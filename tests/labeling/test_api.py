@@ -273,6 +273,16 @@ def test_a_bad_answer_is_refused_at_its_field(project, bob, comparison, said, fi
     assert not Judgment.objects.exists()
 
 
+@pytest.mark.parametrize("act", ["skip", "flag"])
+def test_what_is_put_aside_says_how_long_it_took(project, bob, comparison, act):
+    lease = next_for(bob, project)
+    said = {"reason": "other", "seconds_spent": 4.5}
+    assert as_(bob).post(at(act, lease.pk), said | {"seconds_spent": -1}).status_code == 400
+    assert as_(bob).post(at(act, lease.pk), said).status_code == 200
+    lease.refresh_from_db()
+    assert lease.seconds_spent == 4.5
+
+
 # Managers and programs
 
 

@@ -177,13 +177,23 @@ def test_skip_and_report_keep_their_reason_and_never_come_back(as_bob, desk, pro
     make_comparison()
     make_comparison()
     first = next_for(bob, project)
-    assert desk("put-aside", assignment=first.pk, outcome="skip", reason="expertise")[0] == 200
+    assert (
+        desk("put-aside", assignment=first.pk, outcome="skip", reason="expertise", seconds_spent=2.5)[0]
+        == 200
+    )
     second = next_for(bob, project)
-    said = {"assignment": second.pk, "outcome": "flag", "reason": "harmful", "text": "It says how."}
+    said = {
+        "assignment": second.pk,
+        "outcome": "flag",
+        "reason": "harmful",
+        "text": "It says how.",
+        "seconds_spent": 10**6,
+    }
     assert desk("put-aside", **said)[0] == 200
     first.refresh_from_db()
     second.refresh_from_db()
     assert (first.outcome, first.outcome_reason) == ("skipped", "expertise")
+    assert (first.seconds_spent, second.seconds_spent) == (2.5, 86_400)
     assert (second.outcome, second.outcome_reason, second.outcome_text) == (
         "flagged",
         "harmful",

@@ -145,12 +145,12 @@ def test_the_page_shows_what_was_reported_and_skipped_and_runs_none_of_it(
     client, project, alice, bob, reported, make_comparison
 ):
     make_comparison()
-    skip(next_for(bob, project), "expertise")
+    skip(next_for(bob, project), "expertise", 12.4)
     client.force_login(alice)
     page = client.get(f"/p/{project.slug}/reports/").content.decode()
     assert "1 report waits for you" in page and "It could harm someone" in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; in A" in page and "<script>alert" not in page
-    assert "I do not know enough to judge" in page
+    assert "I do not know enough to judge" in page and ">12 s<" in page
     path = f"/p/{project.slug}/reports/{reported.pk}/decide/"
     assert client.post(path, {"handling": "burn it"}).status_code == 400
     page = client.post(path, {"handling": "closed"}, follow=True).content.decode()
@@ -247,7 +247,7 @@ def test_what_was_decided_last_stands_first(client, project, alice, bob, reporte
 def test_skips_and_reports_go_out_as_lines(client, project, alice, bob, carol, reported, make_comparison):
     make_comparison()
     skipped = next_for(bob, project)
-    skip(skipped, "unclear")
+    skip(skipped, "unclear", 12.5)
     handle(reported, alice, "kept")
     client.force_login(bob)
     path = f"/api/v1/projects/{project.slug}/put-aside/"
@@ -263,6 +263,7 @@ def test_skips_and_reports_go_out_as_lines(client, project, alice, bob, carol, r
         "text": "<script>alert(1)</script> in A",
         "annotator": project.memberships.get(user=bob).pseudonym,
         "at": first["at"],
+        "seconds_spent": 0.0,
         "sides": reported.sides,
         "handling": "kept",
         "prompt": reported.comparison.prompt.messages,
@@ -273,6 +274,7 @@ def test_skips_and_reports_go_out_as_lines(client, project, alice, bob, carol, r
         "completions": texts,
     }
     assert (second["outcome"], second["reason"], second["handling"]) == ("skipped", "unclear", "")
+    assert second["seconds_spent"] == 12.5
     rest = b"".join(client.get(path, {"after": reported.pk}).streaming_content).splitlines()
     assert [json.loads(line)["id"] for line in rest] == [skipped.pk]
     assert client.get(path, {"after": "x"}).status_code == 400
