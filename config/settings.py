@@ -150,6 +150,10 @@ ACCOUNT_SIGNUP_FIELDS = ["username*", "email", "password1*", "password2*"]
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_ADAPTER = "labeling.accounts.ClosedSignup"
 ACCOUNT_LOGOUT_ON_GET = False
+# Who proves an address takes it from nobody here, since accounts are made by managers; mail may not be set at all.
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+# Whom guesses are counted for; without it everybody behind a proxy shares one limit.
+ALLAUTH_TRUSTED_PROXY_COUNT = 1 if environment.flag("BEHIND_PROXY") else 0
 
 # Mail, such as a link to set a new password: by a server of the operator's, else into the log
 
@@ -165,7 +169,10 @@ EMAIL_PORT = environment.number(
 EMAIL_HOST_USER = environment.text("EMAIL_HOST_USER")
 EMAIL_HOST_PASSWORD = environment.text("EMAIL_HOST_PASSWORD")
 EMAIL_TIMEOUT = 10  # seconds: a server that is away must not hold a page
-DEFAULT_FROM_EMAIL = environment.text("DEFAULT_FROM_EMAIL") or "tastemaker@localhost"
+DEFAULT_FROM_EMAIL = environment.text("DEFAULT_FROM_EMAIL")
+if EMAIL_HOST and not DEFAULT_FROM_EMAIL:
+    raise ImproperlyConfigured("EMAIL_HOST is set, and DEFAULT_FROM_EMAIL is not: whom do letters come from?")
+DEFAULT_FROM_EMAIL = DEFAULT_FROM_EMAIL or "tastemaker@localhost"
 
 # Pages
 

@@ -40,6 +40,7 @@ def run_python(code, variables):
             {"EMAIL_USE_TLS": "1", "EMAIL_USE_SSL": "1"},
             "EMAIL_USE_TLS and EMAIL_USE_SSL are both set; a server speaks one of them",
         ),
+        ({"EMAIL_HOST": "mail.example.org"}, "EMAIL_HOST is set, and DEFAULT_FROM_EMAIL is not"),
         ({"SECRET_KEY_FILE": "/nowhere"}, "SECRET_KEY_FILE points to /nowhere, which cannot be read"),
     ],
 )
@@ -67,6 +68,16 @@ def test_an_empty_setting_means_the_default(tmp_path):
 )
 def test_mail_is_handed_to_a_server_where_one_is_named(tmp_path, variables, said):
     read = "import config.settings as s; print(s.EMAIL_BACKEND.split('.')[-2], s.EMAIL_PORT)"
+    common = {"TASTEMAKER_DATA": str(tmp_path), "DEFAULT_FROM_EMAIL": "us@example.org"}
+    outcome = run_python(read, common | variables)
+    assert outcome.stdout.strip() == said, outcome.stderr
+
+
+@pytest.mark.parametrize(("variables", "said"), [({}, "0 0"), ({"BEHIND_PROXY": "1"}, "1 1")])
+def test_who_is_counted_behind_a_proxy(tmp_path, variables, said):
+    read = (
+        "import config.settings as s; print(s.ALLAUTH_TRUSTED_PROXY_COUNT, s.REST_FRAMEWORK['NUM_PROXIES'])"
+    )
     outcome = run_python(read, {"TASTEMAKER_DATA": str(tmp_path)} | variables)
     assert outcome.stdout.strip() == said, outcome.stderr
 
