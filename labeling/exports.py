@@ -1,4 +1,4 @@
-"""Preferences and demonstrations out, as JSON lines, in constant memory however many there are."""
+"""What people said out, as JSON lines, in constant memory however much it is."""
 
 import itertools
 import json
@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
-from django.db.models import OuterRef, Subquery
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from labeling.filters import PreferenceFilter
-from labeling.models import Candidate, DatasetEntry, Edit, Project
+from labeling.models import Candidate, DatasetEntry, Edit, Judgment, Project, QualificationAnswer
 from labeling.models.work import PreferenceQuerySet
 
 ROWS_AT_A_TIME = 1000
@@ -37,10 +37,57 @@ def stream_preferences(project: Project, after: int = 0, **filters: Any) -> Iter
     return _lines(read_rows(project, rows, "dataset_version"))
 
 
-def stream_demonstrations(project: Project, split: str = "") -> Iterator[bytes]:
+def stream_judgments(project: Project, after: int = 0) -> Iterator[bytes]:
+    """Return all that people's standing answers say, repeats among them, as JSON lines ordered by id.
+
+    Candidates go by their positions: `completions`, `authors`, `ranking` and `ratings` count them in the same order, and
+    `sides` says in which one they were shown. What is not said is "", 0 or empty. after: the id of the last row that
+    was received.
+    """
+    pseudonyms = _pseudonyms(project)
+    columns = {
+        "id": "id",
+        "prompt": "comparison__prompt__messages",
+        "verdict": "verdict",
+        "ranking": "ranking",
+        "strength": "strength",
+        "reason": "reason",
+        "reason_tags": "reason_tags",
+        "ratings": "ratings",
+        "edit": "edit__completion__text",
+        "annotator": "annotator_id",
+        "sides": "assignment__sides",
+        "seconds_spent": "seconds_spent",
+        "judged_at": "created_at",
+        "revision": "revision",
+        "guidelines": "guidelines_number",
+        "prompt_id": "comparison__prompt_id",
+        "split": "comparison__prompt__split",
+        "comparison": "comparison_id",
+        "repeat_of": "comparison__repeats__comparison_id",
+    }
+    judgments = Judgment.objects.current().filter(comparison__project=project, id__gt=after).order_by("id")
+    for rows in _chunks(judgments, columns):
+        texts, authors = _candidates({row["comparison"] for row in rows}, "text", "author")
+        for row in rows:
+            row["completions"], row["authors"] = texts[row["comparison"]], authors[row["comparison"]]
+            names = dict.fromkeys([*project.criteria, *row["ratings"]])
+            row["ratings"] = {name: row["ratings"].get(name, []) for name in names}
+            row["annotator"] = pseudonyms.get(row["annotator"], "")
+            row["judged_at"] = _iso(row["judged_at"])
+            row["seconds_spent"] = row["seconds_spent"] or 0.0
+            yield _line(
+                row
+                | {name: row[name] or 0 for name in ("strength", "repeat_of")}
+                | {"ranking": row["ranking"] or [], "edit": row["edit"] or ""}
+            )
+
+
+def stream_demonstrations(project: Project, after: int = 0, split: str = "") -> Iterator[bytes]:
     """Return the better answers that stand, as JSON lines for supervised fine-tuning, ordered by id.
 
-    What a person wrote twice, as when asked again, is there once. split: train or eval; none is both.
+    What a person wrote twice, as when asked again, is there once. after: the id of the last row that was received.
+    split: train or eval; none is both.
     """
     pseudonyms = _pseudonyms(project)
     columns = {
@@ -50,6 +97,9 @@ def stream_demonstrations(project: Project, split: str = "") -> Iterator[bytes]:
         "original": "original__text",
         "annotator": "judgment__annotator_id",
         "original_author": "original__author",
+        "original_side": "original_id",
+        "sides": "judgment__assignment__sides",
+        "seconds_spent": "judgment__seconds_spent",
         "written_at": "created_at",
         "prompt_id": "judgment__comparison__prompt_id",
         "split": "judgment__comparison__prompt__split",
@@ -57,13 +107,20 @@ def stream_demonstrations(project: Project, split: str = "") -> Iterator[bytes]:
         "judgment": "judgment_id",
         "repeat_of": REPEAT_OF,
     }
-    edits = Edit.objects.current().once().filter(judgment__comparison__project=project).order_by("id")
+    edits = (
+        Edit.objects.current()
+        .once()
+        .filter(judgment__comparison__project=project, id__gt=after)
+        .order_by("id")
+    )
     if split:
         edits = edits.filter(judgment__comparison__prompt__split=split)
-    with transaction.atomic():
-        for value in edits.values_list(*columns.values()).iterator(chunk_size=ROWS_AT_A_TIME):
-            row = dict(zip(columns, value, strict=True))
+    for rows in _chunks(edits, columns):
+        positions = _positions({row["comparison"] for row in rows})
+        for row in rows:
+            row["original_side"] = row.pop("sides").index(positions[row["comparison"], row["original_side"]])
             row["annotator"] = pseudonyms.get(row["annotator"], "")
+            row["seconds_spent"] = row["seconds_spent"] or 0.0
             row["written_at"] = _iso(row["written_at"])
             row["repeat_of"] = row["repeat_of"] or 0
             yield _line(row)
@@ -92,19 +149,55 @@ def stream_put_aside(project: Project, after: int = 0) -> Iterator[bytes]:
         "comparison": "comparison_id",
         "repeat_of": "comparison__repeats__comparison_id",
     }
-    rows = project.put_aside.filter(id__gt=after).order_by("id")
+    for rows in _chunks(project.put_aside.filter(id__gt=after).order_by("id"), columns):
+        (texts,) = _candidates({row["comparison"] for row in rows}, "text")
+        for row in rows:
+            row["annotator"] = pseudonyms.get(row["annotator"], "")
+            row["at"] = _iso(row["at"])
+            row["seconds_spent"] = row["seconds_spent"] or 0.0
+            row["repeat_of"] = row["repeat_of"] or 0
+            row["completions"] = texts[row["comparison"]]
+            yield _line(row)
+
+
+def stream_qualification(project: Project, after: int = 0) -> Iterator[bytes]:
+    """Return what people said to the questions of the qualification round, as JSON lines ordered by id.
+
+    No judgments: what was right was known before, and nothing learns from them. after: the id of the last row that was
+    received, to go on with a stream that was cut; answers have ids from when their attempt began.
+    """
+    columns = {
+        "id": "id",
+        "question": "question_id",
+        "prompt": "question__messages",
+        "completions": "question__answers",
+        "known": "question__right",
+        "said": "said",
+        "right": "right",
+        "strength": "strength",
+        "annotator": "attempt__member__pseudonym",
+        "attempt": "attempt__number",
+        "sides": "sides",
+        "seconds_spent": "seconds_spent",
+        "answered_at": "answered_at",
+    }
+    given = QualificationAnswer.objects.filter(
+        attempt__member__project=project, answered_at__isnull=False, id__gt=after
+    ).order_by("id")
+    for rows in _chunks(given, columns):
+        for row in rows:
+            row["strength"] = row["strength"] or 0
+            row["seconds_spent"] = row["seconds_spent"] or 0.0
+            row["answered_at"] = _iso(row["answered_at"])
+            yield _line(row)
+
+
+def _chunks(rows: QuerySet[Any], columns: dict[str, str]) -> Iterator[list[Row]]:
+    """The rows under the columns' names, some at a time; a cursor in a transaction reads as it goes."""
     with transaction.atomic():
         read = rows.values_list(*columns.values()).iterator(chunk_size=ROWS_AT_A_TIME)
         while chunk := list(itertools.islice(read, ROWS_AT_A_TIME)):
-            found = [dict(zip(columns, value, strict=True)) for value in chunk]
-            texts = _texts({row["comparison"] for row in found})
-            for row in found:
-                row["annotator"] = pseudonyms.get(row["annotator"], "")
-                row["at"] = _iso(row["at"])
-                row["seconds_spent"] = row["seconds_spent"] or 0.0
-                row["repeat_of"] = row["repeat_of"] or 0
-                row["completions"] = texts[row["comparison"]]
-                yield _line(row)
+            yield [dict(zip(columns, value, strict=True)) for value in chunk]
 
 
 def read_rows(project: Project, preferences: PreferenceQuerySet, *more: str) -> Iterator[Row]:
@@ -164,13 +257,15 @@ def _pseudonyms(project: Project) -> dict[int, str]:
     return dict(project.memberships.values_list("user_id", "pseudonym"))
 
 
-def _texts(comparisons: set[int]) -> dict[int, list[str]]:
-    """Of each comparison the texts of its candidates, by position."""
-    texts: dict[int, list[str]] = defaultdict(list)
+def _candidates(comparisons: set[int], *columns: str) -> list[dict[int, list[str]]]:
+    """Of each comparison what its completions hold in each column, by position."""
+    found: list[dict[int, list[str]]] = [defaultdict(list) for _ in columns]
     candidates = Candidate.objects.filter(comparison__in=comparisons).order_by("comparison", "position")
-    for comparison, text in candidates.values_list("comparison_id", "completion__text"):
-        texts[comparison].append(text)
-    return texts
+    names = [f"completion__{column}" for column in columns]
+    for comparison, *values in candidates.values_list("comparison_id", *names):
+        for held, value in zip(found, values, strict=True):
+            held[comparison].append(value)
+    return found
 
 
 def _positions(comparisons: set[int]) -> dict[tuple[int, int], int]:
@@ -205,3 +300,13 @@ def _line(row: Row) -> bytes:
 
 def _iso(time: datetime) -> str:
     return time.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+# By the names of their addresses and of `manage.py export`; each takes the project and `after`.
+STREAMS = {
+    "preferences": stream_preferences,
+    "judgments": stream_judgments,
+    "demonstrations": stream_demonstrations,
+    "put-aside": stream_put_aside,
+    "qualification": stream_qualification,
+}

@@ -1,4 +1,4 @@
-"""Preferences out: a stream of what stands now, and frozen versions."""
+"""What people said out: streams of what stands now, and frozen versions."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +19,13 @@ from labeling.access import MANAGER, READING, access_dataset, access_project
 from labeling.api import serializers
 from labeling.api.paging import NewestFirst
 from labeling.datasets import freeze
-from labeling.exports import stream_demonstrations, stream_preferences, stream_put_aside
+from labeling.exports import (
+    stream_demonstrations,
+    stream_judgments,
+    stream_preferences,
+    stream_put_aside,
+    stream_qualification,
+)
 from labeling.models import DatasetVersion, Project
 
 LINES = "application/x-ndjson"
@@ -58,6 +64,30 @@ class PreferencesView(APIView):
         return attached(project, "preferences", lines)
 
 
+class LaterSerializer(serializers.Strict):
+    after = fields.IntegerField(
+        min_value=0,
+        max_value=serializers.MAX_ID,
+        default=0,
+        help_text="The id of the last line that you have; the stream goes on behind it.",
+    )
+
+
+class JudgmentsView(APIView):
+    @extend_schema(
+        summary="Stream all that standing answers say",
+        description="JSON lines in order of id: every verdict with all that was said beside it, repeats among them. What is "
+        "not said is empty or 0. To train a reward model take preferences, which are derived from these and weighted.",
+        parameters=[LaterSerializer],
+        responses={(200, LINES): serializers.JudgmentLineSerializer, 400: serializers.ErrorSerializer},
+    )
+    def get(self, request: Request, slug: str) -> StreamingHttpResponse:
+        project = access_project(request.user, slug, *READING)
+        asked = LaterSerializer(data=_query(request))
+        asked.is_valid(raise_exception=True)
+        return attached(project, "judgments", stream_judgments(project, **asked.validated_data))
+
+
 class AfterSerializer(serializers.Strict):
     after = fields.IntegerField(
         min_value=0,
@@ -87,11 +117,28 @@ class DemonstrationsView(APIView):
     @extend_schema(
         summary="Stream the better answers that people wrote",
         description="JSON lines in order of id, as supervised fine-tuning takes them.",
-        responses={(200, LINES): serializers.DemonstrationSerializer},
+        parameters=[LaterSerializer],
+        responses={(200, LINES): serializers.DemonstrationSerializer, 400: serializers.ErrorSerializer},
     )
     def get(self, request: Request, slug: str) -> StreamingHttpResponse:
         project = access_project(request.user, slug, *READING)
-        return attached(project, "demonstrations", stream_demonstrations(project))
+        asked = LaterSerializer(data=_query(request))
+        asked.is_valid(raise_exception=True)
+        return attached(project, "demonstrations", stream_demonstrations(project, **asked.validated_data))
+
+
+class QualificationView(APIView):
+    @extend_schema(
+        summary="Stream what people said in the qualification round",
+        description="JSON lines in order of id. They are no judgments, and nothing learns from them.",
+        parameters=[AfterSerializer],
+        responses={(200, LINES): serializers.QualificationLineSerializer, 400: serializers.ErrorSerializer},
+    )
+    def get(self, request: Request, slug: str) -> StreamingHttpResponse:
+        project = access_project(request.user, slug, *READING)
+        asked = AfterSerializer(data=_query(request))
+        asked.is_valid(raise_exception=True)
+        return attached(project, "qualification", stream_qualification(project, **asked.validated_data))
 
 
 def _query(request: Request) -> dict[str, Any]:

@@ -401,9 +401,61 @@ class DemonstrationSerializer(serializers.Serializer):
     original = serializers.CharField(help_text="The answer that it starts from.")
     annotator = serializers.CharField(help_text="A pseudonym.")
     original_author = serializers.CharField()
+    original_side = serializers.IntegerField(help_text="Its place on screen.")
+    seconds_spent = serializers.FloatField(help_text="0 where not known.")
     written_at = serializers.DateTimeField()
     prompt_id = serializers.IntegerField()
     split = serializers.ChoiceField(choices=["train", "eval"])
     comparison = serializers.IntegerField()
     judgment = serializers.IntegerField()
     repeat_of = serializers.IntegerField(help_text=REPEAT_OR_0)
+
+
+class JudgmentLineSerializer(serializers.Serializer):
+    """All that one answer says. Candidates go by their positions."""
+
+    id = serializers.IntegerField()
+    prompt = MessageSerializer(many=True)
+    completions = serializers.ListField(child=serializers.CharField(), help_text="By position.")
+    authors = serializers.ListField(child=serializers.CharField(), help_text="By position.")
+    verdict = serializers.ChoiceField(choices=Judgment.Verdict.choices)
+    ranking = serializers.ListField(
+        child=serializers.ListField(child=serializers.IntegerField()),
+        help_text="Positions, best first, ties grouped; a partial one leaves some out. Empty where nothing is in order.",
+    )
+    strength = serializers.IntegerField(help_text="0 not said, 1 slightly, 2 clearly, 3 much better.")
+    reason = serializers.CharField()
+    reason_tags = serializers.ListField(child=serializers.CharField())
+    ratings = serializers.DictField(
+        child=serializers.ListField(child=serializers.IntegerField()),
+        help_text="By criterion, 1 to 5 by position; empty where it was not asked for.",
+    )
+    edit = serializers.CharField(help_text="The better answer that came with it.")
+    annotator = serializers.CharField(help_text="A pseudonym.")
+    sides = serializers.ListField(child=serializers.IntegerField(), help_text="Positions as shown.")
+    seconds_spent = serializers.FloatField(help_text="0 where not known.")
+    judged_at = serializers.DateTimeField()
+    revision = serializers.IntegerField()
+    guidelines = serializers.IntegerField(help_text="Number of the guidelines that held; 0 where none did.")
+    prompt_id = serializers.IntegerField()
+    split = serializers.ChoiceField(choices=["train", "eval"])
+    comparison = serializers.IntegerField()
+    repeat_of = serializers.IntegerField(help_text="The comparison that was asked again; 0 for none.")
+
+
+class QualificationLineSerializer(serializers.Serializer):
+    """What a person said to a question of the qualification round. Answers go by their letters."""
+
+    id = serializers.IntegerField()
+    question = serializers.IntegerField()
+    prompt = MessageSerializer(many=True)
+    completions = serializers.ListField(child=serializers.CharField(), help_text="The answers, a first.")
+    known = serializers.ListField(child=serializers.CharField(), help_text="What counts as right.")
+    said = serializers.CharField(help_text="The letter of the best answer, tie, all_bad or all_good.")
+    right = serializers.BooleanField()
+    strength = serializers.IntegerField(help_text="0 not said, 1 slightly, 2 clearly, 3 much better.")
+    annotator = serializers.CharField(help_text="A pseudonym.")
+    attempt = serializers.IntegerField(help_text="Of the person, from 1.")
+    sides = serializers.ListField(child=serializers.IntegerField(), help_text="The answers as shown.")
+    seconds_spent = serializers.FloatField(help_text="0 where not known.")
+    answered_at = serializers.DateTimeField()

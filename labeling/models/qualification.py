@@ -1,6 +1,6 @@
 """The qualification round: questions with a known answer, and what people said to them before their first comparison.
 
-Nothing of it is a comparison or a judgment, so none of it can reach preferences, exports or training.
+Nothing of it is a comparison or a judgment, so none of it can reach preferences or training; it has a stream of its own (exports.py).
 """
 
 from django.conf import settings

@@ -3,18 +3,25 @@
 import json
 import threading
 import tracemalloc
+import uuid
 
 import pytest
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models.functions import Now
 
 from config.storage import local_path, open_file, sha256_of
+from labeling.answers import Better
+from labeling.assignment import flag, next_for, skip
 from labeling.datasets import freeze
-from labeling.exports import stream_preferences
+from labeling.exports import stream_judgments, stream_preferences
 from labeling.imports import add_comparisons
-from labeling.judging import withdraw
-from labeling.models import DatasetVersion, Membership, Preference
+from labeling.judging import record, withdraw
+from labeling.models import Assignment, DatasetVersion, Membership, Preference
+from labeling.qualification import add_questions, begin, build_question
+from labeling.qualification import answer as qualify
+from labeling.repeats import repeat_of
 
 pytestmark = pytest.mark.django_db
 
@@ -119,6 +126,87 @@ def test_the_export_command_writes_and_resumes(project, answers, tmp_path, capsy
         call_command("export", project="support", since="long ago")
     with pytest.raises(CommandError, match="cannot be written"):
         call_command("export", project="support", output=tmp_path / "no" / "folder")
+
+
+def test_a_judgments_line_says_all_that_was_said(project, bob, make_comparison):
+    project.partial_rankings, project.criteria, project.reason_tags = True, ["honesty"], ["kinder"]
+    project.save()
+    comparison = make_comparison(candidates=4)
+    ratings = {"honesty": [1, 2, 3, 4]}
+    said = {"reason": "It apologises.", "reason_tags": ["kinder"], "ratings": ratings, "seconds_spent": 7.5}
+    edit = Better(1, "As it should be.")
+    lease = next_for(bob, project)
+    judgment = record(lease, "preferred", uuid.uuid4(), ranking=[[3], [0, 1]], edit=edit, **said)
+    (row,) = said_lines(project)
+    assert row == said | {
+        "id": judgment.pk,
+        "prompt": comparison.prompt.messages,
+        "completions": [one.completion.text for one in comparison.candidates.order_by("position")],
+        "authors": [f"model-{letter}" for letter in "abcd"],
+        "verdict": "preferred",
+        "ranking": [[3], [0, 1]],
+        "strength": 0,
+        "edit": "As it should be.",
+        "annotator": Membership.objects.get(user=bob).pseudonym,
+        "sides": lease.sides,
+        "judged_at": row["judged_at"],
+        "revision": 1,
+        "guidelines": 0,
+        "prompt_id": comparison.prompt_id,
+        "split": comparison.prompt.split,
+        "comparison": comparison.pk,
+        "repeat_of": 0,
+    }
+    with transaction.atomic():
+        again = repeat_of(judgment)
+    lease = Assignment.objects.create(
+        comparison=again, annotator=bob, slot=0, sides=[3, 2, 1, 0], leased_until=Now()
+    )
+    record(lease, "all_bad", uuid.uuid4(), ratings=ratings)
+    first, second = said_lines(project)
+    assert (second["verdict"], second["ranking"], second["edit"]) == ("all_bad", [], "")
+    assert (second["repeat_of"], second["sides"]) == (comparison.pk, [3, 2, 1, 0])
+    assert said_lines(project, after=first["id"]) == [second]
+
+
+def said_lines(project, **options):
+    return [json.loads(line) for line in stream_judgments(project, **options)]
+
+
+@pytest.mark.parametrize("what", ["judgments", "demonstrations", "put-aside", "qualification"])
+def test_the_command_writes_what_the_api_streams(
+    client, project, bob, carol, make_comparison, answer, tmp_path, what
+):
+    make_comparison()
+    answer(bob, "tie", edit=Better(0, "As it should be."), seconds_spent=4.5)
+    make_comparison()
+    skip(next_for(bob, project), "unclear", 3.5)
+    make_comparison()
+    flag(next_for(bob, project), "broken", "It ends in the middle.", 2.5)
+    project.qualification = True
+    project.save()
+    add_questions(project, [build_question(project, "2 + 2?", ["4", "5"], "a", "It is 4.")])
+    attempt = begin(Membership.objects.select_related("project").get(user=bob))
+    (given,) = attempt.answers.select_related("question__project")
+    qualify(given, "preferred", side=given.sides.index(1), strength=2, seconds_spent=1.5)
+    file = tmp_path / "out.jsonl"
+    call_command("export", project="support", what=what, output=file)
+    client.force_login(carol)
+    path = "judgments/lines" if what == "judgments" else what
+    streamed = client.get(f"/api/v1/projects/support/{path}/").streaming_content
+    assert file.read_bytes() == b"".join(streamed)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    name = Membership.objects.get(user=bob).pseudonym
+    took = {"judgments": [4.5], "demonstrations": [4.5], "put-aside": [3.5, 2.5], "qualification": [1.5]}
+    assert [row["seconds_spent"] for row in rows] == took[what]
+    assert {row["annotator"] for row in rows} == {name}
+    assert all("sides" in row or row["original_side"] in (0, 1) for row in rows)
+    if what == "qualification":
+        (row,) = rows
+        assert (row["said"], row["right"], row["known"], row["sides"]) == ("b", False, ["a"], given.sides)
+        assert (row["strength"], row["attempt"], row["completions"]) == (2, 1, ["4", "5"])
+    with pytest.raises(CommandError, match="--ties does not go with"):
+        call_command("export", project="support", what=what, ties="include")
 
 
 def test_exports_and_frozen_files_load_as_datasets(project, answers, tmp_path):
