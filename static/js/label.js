@@ -10,7 +10,7 @@ import { Outbox, newKey, post } from "./outbox.js";
 import { addToPace, count, uncount } from "./pace.js";
 import { Ranking, drawNoRanking } from "./ranking.js";
 import { focusOn, nextUnrated, rateByKey, ratingsOf, showRatings } from "./ratings.js";
-import { followSides, offerDifferences, showSide, toggleApart, toggleDifferences, turnByKey } from "./sides.js";
+import { followSides, offerDifferences, showLastTurn, showSide, toggleApart, toggleDifferences, turnByKey } from "./sides.js";
 import { endWaiting, hasActed, hold, say, sayInPassing, saySignedOut, sayWaiting, sayWithLink } from "./status.js";
 import { words } from "./words.js";
 
@@ -107,6 +107,7 @@ function show(article) {
       group.hidden = (group.dataset.kind === "ranking") !== Boolean(ranking);
     }
     followSides(article);
+    showLastTurn(article);
     showRatings(article, drafts.read(id(article)).ratings);
   }
   enable(Boolean(article));

@@ -3,7 +3,7 @@
 import "./bar.js";
 import { actOf, isShortcut } from "./keys.js";
 import { post } from "./outbox.js";
-import { followSides, showSide, turnByKey } from "./sides.js";
+import { followSides, showLastTurn, showSide, turnByKey } from "./sides.js";
 import { say, saySignedOut } from "./status.js";
 import { words } from "./words.js";
 
@@ -101,5 +101,6 @@ document.addEventListener("click", (event) => {
 addEventListener("pageshow", (event) => event.persisted && location.reload());
 
 followSides(article);
+showLastTurn(article);
 document.querySelector("#outcome")?.focus();
 send();

@@ -1,4 +1,4 @@
-// The answers side by side: one at a time on a phone, marks on what differs, and how long ones scroll.
+// The question, and the answers side by side: one at a time on a phone, marks on what differs, and how long ones scroll.
 
 import { canMark, markDifferences, unmark } from "./diff.js";
 import { words } from "./words.js";
@@ -9,6 +9,15 @@ function tabs(article) {
 
 function scrollsSideways(element) {
   return element.scrollWidth > element.clientWidth;
+}
+
+// A long chat scrolls in its own card. What is answered is its last turn: the end of it, or where it is taller than the
+// card, its beginning.
+export function showLastTurn(article) {
+  const card = article.querySelector(".prompt");
+  const turn = card.querySelector(".chat > :last-child");
+  const top = turn.getBoundingClientRect().top - card.getBoundingClientRect().top;
+  card.scrollTop += top - card.clientTop - parseFloat(getComputedStyle(card).paddingTop);
 }
 
 // On a phone the row of answers scrolls sideways; the tabs say which one is seen.
