@@ -1,5 +1,7 @@
 """What people may send: forms for pages, and for the small POSTs of the annotator's desk."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -139,7 +141,48 @@ class Words(forms.Textarea):
         super().__init__(attrs={"rows": rows, "dir": "auto"})
 
 
-class ProjectForm(forms.ModelForm):
+class NoticesOthers:
+    """A form that knows what stood there when it was shown, so that nobody's change is overwritten unseen."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        standing = json.dumps(self.initial, sort_keys=True, default=str)
+        self.standing = hashlib.sha256(standing.encode()).hexdigest()
+        self.fields["seen"] = forms.CharField(required=False, widget=forms.HiddenInput, initial=self.standing)
+
+    def came_too_late(self) -> bool:
+        """Whether somebody has saved other values since the form was shown: an error names the fields that
+        differ, and what is then sent again stands.
+        """
+        if self.cleaned_data["seen"] in ("", self.standing):
+            return False
+        pairs = (
+            (name, self.cleaned_data.get(name), self.initial[name])
+            for name in self.fields
+            if name in self.initial
+        )
+        differing = [name for name, said, standing in pairs if _as_stored(said) != _as_stored(standing)]
+        if differing:
+            fields = ", ".join(str(self[name].label) for name in differing)
+            self.add_error(
+                None,
+                _(
+                    "Somebody has saved this page since you opened it, and yours differs in: %(fields)s. Nothing is saved "
+                    "yet. Save again to let yours stand, or load the page again to see theirs."
+                )
+                % {"fields": fields},
+            )
+            self.data = self.data.copy()
+            self.data["seen"] = self.standing
+        return bool(differing)
+
+
+def _as_stored(value: Any) -> Any:
+    """Browsers send other line ends than are kept."""
+    return value.replace("\r\n", "\n").strip() if isinstance(value, str) else value
+
+
+class ProjectForm(NoticesOthers, forms.ModelForm):
     """What a project asks of its annotators, on one page."""
 
     PARTS: ClassVar = {
@@ -314,7 +357,7 @@ class QuestionsFileForm(forms.Form):
     file = forms.FileField(label="JSONL file", help_text="One JSON object a line, UTF-8.")
 
 
-class GuidelinesForm(forms.Form):
+class GuidelinesForm(NoticesOthers, forms.Form):
     guidelines = forms.CharField(
         label=_("Guidelines"),
         required=False,

@@ -108,7 +108,7 @@ def guidelines(request: HttpRequest, slug: str) -> HttpResponse:
     if request.method == "POST":
         if form is None:
             raise PermissionDenied
-        if form.is_valid():
+        if form.is_valid() and not form.came_too_late():
             save_guidelines(project, form.cleaned_data["guidelines"], request.user)
             messages.success(request, _("Saved. Annotators see them from their next page on."))
             return redirect("labeling:guidelines", project.slug)
@@ -132,7 +132,7 @@ def settings(request: HttpRequest, slug: str) -> HttpResponse:
     form = ProjectForm(request.POST or None, instance=project)
     if request.method == "POST" and "preview" in request.GET:
         return JsonResponse(drawn(form))
-    if request.method == "POST" and form.is_valid():
+    if request.method == "POST" and form.is_valid() and not form.came_too_late():
         form.save_by(request.user)
         messages.success(
             request,

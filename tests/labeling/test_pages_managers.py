@@ -9,7 +9,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from knox.models import get_token_model
 
 from labeling.models import DatasetVersion, Membership, Project, Prompt, User
-from labeling.projects import create_project
+from labeling.projects import create_project, save_guidelines
 from labeling.views.people import work_by_person
 from tests.labeling.conftest import rows_read
 
@@ -299,3 +299,43 @@ def test_nobody_can_sign_up_by_themselves(client, db):
 def test_a_wrong_password_is_refused_with_a_sentence(client, bob):
     html = client.post("/accounts/login/", {"login": "bob", "password": "wrong"}).content.decode()
     assert 'role="alert"' in html and "not correct" in html
+
+
+def as_shown(page):
+    """What a browser sends of a form that nobody touched."""
+    shown = {bound.html_name: bound.value() for bound in page.context["form"]}
+    sent = {name: value for name, value in shown.items() if value is not None and value is not False}
+    return {
+        name: value.replace("\n", "\r\n") if isinstance(value, str) else value for name, value in sent.items()
+    }
+
+
+def test_nobody_overwrites_unseen_what_another_has_saved(client, project, alice):
+    save_guidelines(project, "Be kind.\nBe brief.", alice)
+    client.force_login(alice)
+    path = f"/p/{project.slug}/settings/"
+    first, second = (as_shown(client.get(path)) for _ in range(2))
+    assert client.post(path, first | {"guidelines": "Be kind.\r\nBe right."}).status_code == 302
+    late = client.post(path, second | {"overlap": 3})
+    said = late.content.decode()
+    assert late.status_code == 200 and "Somebody has saved this page since you opened it" in said
+    assert "differs in: People per comparison, What annotators should look for, in Markdown." in said
+    project.refresh_from_db()
+    assert (project.overlap, project.guidelines) == (1, "Be kind.\nBe right.")
+    assert "Be brief." in said  # what was typed is kept
+    assert client.post(path, as_shown(late) | {"guidelines": "Be quick."}).status_code == 302
+    project.refresh_from_db()
+    assert (project.overlap, project.guidelines, project.guidelines_number) == (3, "Be quick.", 3)
+
+
+def test_who_changed_nothing_is_not_stopped_and_the_guidelines_page_notices_too(client, project, alice):
+    save_guidelines(project, "Be kind.", alice)
+    client.force_login(alice)
+    path = f"/p/{project.slug}/guidelines/"
+    shown = as_shown(client.get(f"{path}?edit"))
+    save_guidelines(project, "Be kind.\nBe right.", alice)
+    late = client.post(path, shown | {"guidelines": "Be brief."})
+    assert "yours differs in: Guidelines" in late.content.decode() and "Be brief." in late.content.decode()
+    assert client.post(path, shown | {"guidelines": "Be kind.\r\nBe right.\r\n"}).status_code == 302
+    project.refresh_from_db()
+    assert project.guidelines_number == 2
