@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from django import forms
@@ -23,9 +23,11 @@ from labeling.models.projects import (
 )
 from labeling.models.qualification import LETTERS
 from labeling.projects import save_guidelines
-from labeling.qualification import build_question
+from labeling.qualification import MAX_QUESTIONS, build_question
+from labeling.selection import same_text
 
 MAX_UPLOAD_BYTES = 200 * 2**20
+MAX_QUESTIONS_BYTES = 20 * 2**20
 
 
 class SecondsField(forms.FloatField):
@@ -344,6 +346,10 @@ class QuestionForm(forms.Form):
         answers = [said[f"answer_{letter}"] for letter in LETTERS]
         while answers and not answers[-1]:
             answers.pop()
+        for letter, problem in self._problems(answers):
+            self.add_error(f"answer_{letter}", problem)
+        if self.errors:
+            return None
         prompt = [*before, {"role": "user", "content": said["prompt"]}]
         try:
             return build_question(project, prompt, answers, said["right"], said["explanation"])
@@ -352,9 +358,26 @@ class QuestionForm(forms.Form):
                 self.add_error("answer_a" if field == "answers" else field, f"This {problems[0]}.")
         return None
 
+    @staticmethod
+    def _problems(answers: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """What is wrong with single answers, by their letters."""
+        known: dict[str, str] = {}
+        for letter, text in zip(LETTERS, answers, strict=False):
+            if not text.strip():
+                yield letter, "Fill this in, or clear those after it."
+            elif first := known.get(same_text(text)):
+                yield letter, f"This says the same as answer {first.upper()}."
+            known.setdefault(same_text(text), letter)
+
 
 class QuestionsFileForm(forms.Form):
     file = forms.FileField(label="JSONL file", help_text="One JSON object a line, UTF-8.")
+
+    def clean_file(self) -> Any:
+        file = self.cleaned_data["file"]
+        if file.size > MAX_QUESTIONS_BYTES:
+            raise ValidationError(f"This file is above 20 MB; a round has at most {MAX_QUESTIONS} questions.")
+        return file
 
 
 class GuidelinesForm(NoticesOthers, forms.Form):

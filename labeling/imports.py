@@ -120,10 +120,12 @@ def import_questions(file: Path | str | BinaryIO, project: Project, by: User | N
         project: Project, questions: list[QualificationQuestion], report: ImportReport, name: str
     ) -> list[int]:
         try:
-            report.questions_added += add_questions(project, questions, by)
+            added = add_questions(project, questions, by)
         except ValidationError as error:
             report.add_problem(Problem(name, questions[-1].line, "line", f"is too many. {error.messages[0]}"))
             return []
+        report.questions_added += added
+        report.present += len(questions) - added
         return [question.pk for question in questions if question.pk]
 
     return _run(_read_lines(file), project, False, _parse_question, store, file_name(file))

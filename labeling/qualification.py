@@ -100,7 +100,11 @@ def add_questions(
     """
     _hold_order(project.pk)
     known = [_content(each) for each in project.questions.standing()]
-    fresh = [question for question in questions if _content(question) not in known]
+    fresh = []
+    for question in questions:
+        if _content(question) not in known:
+            known.append(_content(question))
+            fresh.append(question)
     for position, question in enumerate(fresh, start=_next_position(project, len(fresh))):
         question.position, question.created_by = position, by
     QualificationQuestion.objects.bulk_create(fresh)
@@ -123,15 +127,18 @@ def _next_position(project: Project, more: int) -> int:
 def replace_question(old: QualificationQuestion, new: QualificationQuestion, by: User) -> None:
     """Let another question stand in the place of one; what was said to the old one stays with it.
 
-    A form that is sent twice makes one question. Raises QuestionGone if the old one stands no more for another reason.
+    A form that is sent twice makes one question. Raises QuestionGone if the old one stands no more for another reason,
+    and ValidationError if the new one stands already beside it.
     """
     _hold_order(old.project_id)
+    standing = QualificationQuestion.objects.filter(project=old.project_id).standing()
+    there = _content(new) in map(_content, standing.exclude(pk=old.pk))
     if not remove_question(old):
-        if _content(new) in map(
-            _content, QualificationQuestion.objects.filter(project=old.project_id).standing()
-        ):
+        if there:
             return
         raise QuestionGone
+    if there:
+        raise ValidationError("Another question of the round says the same, word for word.")
     old.refresh_from_db(fields=["position"])
     new.position, new.created_by = old.position, by
     new.save()

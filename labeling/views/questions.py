@@ -57,11 +57,12 @@ def new(request: HttpRequest, slug: str) -> HttpResponse:
     form = QuestionForm(request.POST or None)
     if request.method == "POST" and form.is_valid() and (question := form.build(project)):
         try:
-            acts.add_questions(project, [question], request.user)
+            added = acts.add_questions(project, [question], request.user)
         except ValidationError as error:
             form.add_error(None, error)
         else:
-            messages.success(request, "Added, as the last question.")
+            said = "Added, as the last question." if added else "This question is there, word for word."
+            messages.success(request, said)
             return redirect("labeling:questions", slug)
     return render(request, "labeling/question.html", {"project": project, "role": MANAGER, "form": form})
 
@@ -79,6 +80,8 @@ def change(request: HttpRequest, slug: str, question: int) -> HttpResponse:
             acts.replace_question(old, fresh, request.user)
         except acts.QuestionGone as gone:
             form.add_error(None, str(gone))  # what was typed stays on the page
+        except ValidationError as error:
+            form.add_error(None, error)
         else:
             messages.success(
                 request, "Changed for attempts that begin from now on. Who has passed has passed."
@@ -137,13 +140,18 @@ def upload(request: HttpRequest, slug: str) -> HttpResponse:
     except ImportRefused as refused:
         context = page(project, report=refused.report)
         return render(request, "labeling/questions.html", context, status=400)
-    messages.success(request, added_in_words(report.questions_added))
+    messages.success(request, added_in_words(report))
     return redirect("labeling:questions", slug)
 
 
-def added_in_words(count: int) -> str:
+def added_in_words(report: ImportReport) -> str:
+    count = report.questions_added
     if not count:
-        return "Every question of the file was there already."
+        return (
+            "Every question of the file was there already."
+            if report.present
+            else "The file holds no questions."
+        )
     return f"Added, behind the others: {count} question{'' if count == 1 else 's'}."
 
 

@@ -391,7 +391,7 @@ def test_a_button_pressed_twice_does_it_once_and_says_so(client, project, alice)
     client.force_login(alice)
     base = f"/p/{project.slug}/questions/"
     first = [client.post(base + "new/", SENT, follow=True).content.decode() for _ in range(2)]
-    assert all("Added, as the last question." in page for page in first)
+    assert "Added, as the last question." in first[0] and "is there, word for word." in first[1]
     question = project.questions.get()
     sent = SENT | {"prompt": "Which now?"}
     changed = [client.post(f"{base}{question.pk}/", sent, follow=True).content.decode() for _ in range(2)]
@@ -450,6 +450,11 @@ def test_questions_come_in_as_json_lines(client, project, alice):
     assert "Added, behind the others: 1 question." in page and project.questions.count() == 3
     page = client.post(path, {"file": lines(GOOD)}, follow=True).content.decode()
     assert "Every question of the file was there already." in page and project.questions.count() == 3
+    page = client.post(path, {"file": lines("", " ")}, follow=True).content.decode()
+    assert "The file holds no questions." in page
+    twice = GOOD | {"prompt": "Twice?"}
+    page = client.post(path, {"file": lines(twice, twice)}, follow=True).content.decode()
+    assert "Added, behind the others: 1 question." in page and project.questions.count() == 4
 
 
 @pytest.mark.parametrize(
@@ -471,7 +476,8 @@ def test_a_bad_line_is_named_and_nothing_is_imported(client, project, alice, bad
 
 def test_a_round_stays_short(client, project, alice):
     client.force_login(alice)
-    response = client.post(f"/p/{project.slug}/questions/import/", {"file": lines(*[GOOD] * 51)})
+    many = [GOOD | {"prompt": f"Which of {number}?"} for number in range(51)]
+    response = client.post(f"/p/{project.slug}/questions/import/", {"file": lines(*many)})
     assert response.status_code == 400 and "at most 50 questions" in response.content.decode()
     assert not project.questions.exists()
 
@@ -506,8 +512,19 @@ def test_a_question_typed_wrong_keeps_what_was_typed(client, project, alice):
     }
     response = client.post(f"/p/{project.slug}/questions/new/", sent)
     page = response.content.decode()
-    assert "This must differ." in page and "Because so." in page
+    assert "This says the same as answer A." in page and "Because so." in page
     assert not project.questions.exists()
+    form = client.post(f"/p/{project.slug}/questions/new/", sent | {"answer_b": "Two.", "answer_d": "Four."})
+    assert form.context["form"].errors == {"answer_c": ["Fill this in, or clear those after it."]}
+
+
+def test_a_question_is_not_changed_into_one_that_stands(client, project, alice, round_of_five):
+    client.force_login(alice)
+    sent = {"prompt": "Question 1?", "answer_a": "Good.", "answer_b": "Bad.", "right": ["a"]}
+    path = f"/p/{project.slug}/questions/{round_of_five[0].pk}/"
+    page = client.post(path, sent | {"explanation": "Because 1."}).content.decode()
+    assert "Another question of the round says the same, word for word." in page
+    assert list(project.questions.standing()) == list(round_of_five)
 
 
 # Pages and the API
