@@ -3,7 +3,7 @@
 import math
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from django.core.exceptions import ValidationError
@@ -237,25 +237,39 @@ def check(member: Membership) -> None:
 
 
 def standing_of(member: Membership) -> Standing:
-    return standings(member.project, [member])[member.pk]
+    return standings([member])[member.pk]
 
 
-def standings(project: Project, members: Sequence[Membership]) -> dict[int, Standing]:
-    """Where each of the project's members stands, by their ids, in three queries however many they are."""
+def standings(members: Sequence[Membership]) -> dict[int, Standing]:
+    """Where each stands with their project's round, by their ids, in three queries however many they are."""
     found = {member.pk: Standing(needed=False) for member in members}
-    if not project.qualification:
+    going = {
+        member.pk: member.project
+        for member in members
+        if member.project.qualification and member.role == Membership.Role.ANNOTATOR
+    }
+    if not going:
         return found
-    going = {member.pk for member in members if member.role == Membership.Role.ANNOTATOR}
     decisions: dict[int, list[QualificationDecision]] = defaultdict(list)
     for decision in QualificationDecision.objects.filter(member__in=going).order_by("-id"):
         decisions[decision.member_id].append(decision)
     attempts: dict[int, list[QualificationAttempt]] = defaultdict(list)
     for attempt in QualificationAttempt.objects.filter(member__in=going).order_by("number"):
         attempts[attempt.member_id].append(attempt)
-    found |= {pk: _standing(project, decisions[pk], attempts[pk]) for pk in going}
-    if any(standing.needed for standing in found.values()) and not asked(project):
-        return {pk: standing._replace(needed=False) for pk, standing in found.items()}
+    found |= {pk: _standing(project, decisions[pk], attempts[pk]) for pk, project in going.items()}
+    needing = {pk: project for pk, project in going.items() if found[pk].needed}
+    asking = _that_ask(needing.values())
+    for pk, project in needing.items():
+        if project.pk not in asking:
+            found[pk] = found[pk]._replace(needed=False)
     return found
+
+
+def _that_ask(projects: Iterable[Project]) -> set[int]:
+    """Which of the projects have a question that can be asked now."""
+    by_id = {project.pk: project for project in projects}
+    questions = QualificationQuestion.objects.filter(project__in=by_id).standing() if by_id else ()
+    return {each.project_id for each in questions if can_be_asked(by_id[each.project_id], each)}
 
 
 def _standing(

@@ -19,7 +19,7 @@ from labeling.keys import USUAL, as_written
 from labeling.models import Comparison, Membership, Project, User
 from labeling.models.projects import MIN_CANDIDATES
 from labeling.projects import create_project, save_guidelines
-from labeling.qualification import standing_of
+from labeling.qualification import Standing, standings
 from labeling.rendering import render_markdown
 from labeling.views.label import LETTERS, SPEAKERS, picking
 
@@ -54,18 +54,19 @@ def home(request: HttpRequest) -> HttpResponse:
         else:
             messages.success(request, f"{project.name} is there. Bring prompts in next.")
             return redirect("labeling:data", project.slug)
-    places = [at_a_glance(place) for place in own_places(request.user)]
+    own = own_places(request.user)
+    standing = standings(own)
+    places = [at_a_glance(place, standing[place.pk]) for place in own]
     return render(request, "labeling/home.html", {"places": places, "form": form, "may_create": may_create})
 
 
 def own_places(user: User) -> list[Membership]:
-    places = Membership.objects.active().filter(user=user).select_related("project")
+    places = Membership.objects.active().filter(user=user).select_related("project", "user")
     return list(places.order_by(F("project__name")))
 
 
-def at_a_glance(place: Membership) -> dict[str, object]:
+def at_a_glance(place: Membership, qualifying: Standing) -> dict[str, object]:
     """A project on the home page. It asks whether work waits, not how much: that would be a long count."""
-    qualifying = standing_of(place)
     waiting = (
         place.role in ANNOTATING
         and not qualifying.needed

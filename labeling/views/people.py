@@ -61,7 +61,7 @@ def page(
     request: HttpRequest, project: Project, form: PersonForm, fresh: dict[str, str] | None
 ) -> dict[str, object]:
     work = work_by_person(project)
-    by_name = Membership.objects.active().filter(project=project).select_related("user")
+    by_name = Membership.objects.active().filter(project=project).select_related("user", "project")
     places = list(by_name.order_by("user__username"))
     places.sort(key=lambda place: -work[place.user_id].answers)
     consistency, round_of = with_themselves(project), qualifying(project, places)
@@ -90,7 +90,7 @@ def page(
 
 def qualifying(project: Project, places: list[Membership]) -> dict[int, dict[str, object]]:
     """Where each person stands with the qualification round, and how the attempt that tells it went."""
-    standing_at = standings(project, places)
+    standing_at = standings(places)
     score_of = scores([standing.attempt for standing in standing_at.values() if standing.attempt])
     found = {}
     for pk, standing in standing_at.items():

@@ -24,6 +24,7 @@ from labeling.models import (
     QualificationDecision,
     QualificationQuestion,
 )
+from labeling.projects import create_project
 from labeling.qualification import (
     NoAttemptLeft,
     NotQualified,
@@ -191,12 +192,12 @@ def test_who_was_asked_before_the_settings_made_it_impossible_is_right(project, 
 def test_a_round_whose_last_question_goes_while_it_begins_does_not_begin(
     project, bobs, round_of_five, monkeypatch
 ):
-    def asked_and_removed(project, asked=acts.asked):
-        found = asked(project)
+    def looked_and_removed(member, standing_of=acts.standing_of):
+        found = standing_of(member)
         QualificationQuestion.objects.update(removed_at=timezone.now())
         return found
 
-    monkeypatch.setattr(acts, "asked", asked_and_removed)
+    monkeypatch.setattr(acts, "standing_of", looked_and_removed)
     with pytest.raises(NoAttemptLeft):
         begin(bobs)
     assert not QualificationAttempt.objects.exists()
@@ -723,3 +724,24 @@ def test_a_question_looks_the_same_whatever_is_right_of_it(client, project, bob,
         pages.add(re.sub(of_its_own, "", page))
         answer(given, "tie")
     assert len(pages) == 1
+
+
+def test_the_home_page_asks_one_query_more_for_a_project_more(client, project, alice, bob, round_of_five):
+    client.force_login(bob)
+
+    def add():
+        other = create_project("Other", alice, qualification=True)
+        Membership.objects.create(project=other, user=bob, role="annotator")
+        add_questions(other, [make(other)])
+
+    def asked():
+        with CaptureQueriesContext(connection) as queries:
+            page = client.get("/").content.decode()
+        assert page.count("/qualification/") == Membership.objects.filter(user=bob).count()
+        return len(queries)
+
+    add()
+    two = asked()
+    for _ in range(3):
+        add()
+    assert asked() <= two + 3
