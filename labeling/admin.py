@@ -19,7 +19,14 @@ from labeling.models import (
     User,
 )
 
-admin.site.register(User, UserAdmin)
+
+@admin.register(User)
+class PersonAdmin(UserAdmin):
+    """An account that was ever in a project is switched off, not deleted: it says who said what."""
+
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        unused = obj is not None and not obj.memberships.exists()
+        return unused and super().has_delete_permission(request, obj)
 
 
 class ReadOnly(admin.ModelAdmin):
@@ -39,19 +46,31 @@ class ReadOnly(admin.ModelAdmin):
 
 
 class MembershipInline(admin.TabularInline):
+    """Who is there stays as they are: the page People keeps a manager in every project. A manager can be added here."""
+
     model = Membership
     extra = 0
+    fields = ("user", "role", "pseudonym", "created_at", "left_at")
     raw_id_fields = ("user",)
-    readonly_fields = ("pseudonym", "created_at")
+    readonly_fields = ("pseudonym", "created_at", "left_at")
     can_delete = False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
 
 
 @admin.register(Project)
 class ProjectAdmin(admin.ModelAdmin):
+    """The settings that make no versions; a project is made on the home page, with its first manager."""
+
     list_display = ("name", "slug", "overlap", "lease_seconds", "created_at")
     search_fields = ("name", "slug")
     raw_id_fields = ("created_by",)
+    readonly_fields = ("slug", "guidelines", "guidelines_number")
     inlines = (MembershipInline,)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
