@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from labeling.models.projects import MAX_CANDIDATES, MIN_CANDIDATES
 # Beyond so many possible groups a random part of them is enough to choose from.
 MAX_GROUPS = 5_000
 ONE_SHAPE = str.maketrans("\u2018\u2019\u201c\u201d\u2010\u2011\u2012\u2013\u2014\u2212", "''\"\"------")
+BULLET = re.compile(r"^( {0,3})[*+](?= )", re.MULTILINE)
 
 
 def propose_pairs(
@@ -53,8 +55,11 @@ def same_text(text: str) -> str:
     """What two texts have in common that a person would not choose between.
 
     Put aside are spacing, case, characters that cannot be seen, ways to write one character, the shape of quotes and
-    dashes, and how the last sentence ends. Other signs stay: in code and formulas they are all that differs.
+    dashes, by which sign lists and strong words are marked, and how the last sentence ends. Other signs stay: in code
+    and formulas they are all that differs, and one letter may turn what is said round.
     """
+    if "`" not in text:
+        text = BULLET.sub(r"\1-", text).replace("__", "**")
     text = unicodedata.normalize("NFC", text).translate(ONE_SHAPE)
     seen = "".join(character for character in text if unicodedata.category(character) != "Cf")
     return " ".join(seen.split()).casefold().rstrip(" .!")
