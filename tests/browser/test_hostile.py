@@ -1,12 +1,29 @@
 """Hostile text in a real browser: it shows as text, and nothing of it runs."""
 
+import json
+from itertools import count, cycle
+
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 from playwright.sync_api import expect
 
-from labeling.models import Completion, Project, Prompt, User
+from labeling.assignment import flag, next_for
+from labeling.keys import USUAL
+from labeling.models import (
+    Completion,
+    Membership,
+    Project,
+    Prompt,
+    QualificationQuestion,
+    User,
+)
+from labeling.qualification import add_questions, build_question
 from labeling.selection import create_comparison
 from tests.labeling.test_rendering import PAYLOADS
+from tests.training.rounds import answer_again, loop_of, say, trained
+from tests.training.test_marked import mark
+from training.models import ModelVersion, Promotion, Run
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -35,8 +52,8 @@ def test_no_payload_runs_asks_another_host_or_breaks_the_page(desk, project, liv
     page.mouse.move(400, 400)
     page.keyboard.press("g")
     page.keyboard.press("g")
-    for flag in EVENTS:
-        assert page.evaluate(f"typeof {flag}") == "undefined"
+    for name in EVENTS:
+        assert page.evaluate(f"typeof {name}") == "undefined"
     assert dialogs == [] and faults == []
     assert all(url.startswith(live_server.url) for url in asked)
     page.keyboard.press("1")
@@ -188,3 +205,192 @@ def test_what_is_heavy_is_on_screen_within_seconds_and_the_next_answer_is_given(
     page.keyboard.press("d")
     page.keyboard.press("1")
     until(lambda: len(judged()) == 1)
+
+
+def packed(most, apart=" "):
+    """Every payload in as few texts as hold them, each of at most so many characters; a longer one is cut."""
+    texts = []
+    for payload in PAYLOADS:
+        if texts and len(texts[-1] + apart + payload) <= most:
+            texts[-1] += apart + payload
+        else:
+            texts.append(payload[:most])
+    return texts
+
+
+EVERYTHING = "\n\n".join(PAYLOADS)
+
+
+@pytest.fixture
+def visit(quiet):
+    """Open pages one after another: each has its heading, and nothing of it has run or was refused."""
+
+    def go(page, *paths):
+        check = quiet(page)
+        for path in paths:
+            assert page.goto(path).ok
+            expect(page.get_by_role("heading", level=1).first).to_be_attached()
+            check()
+
+    return go
+
+
+def test_every_payload_as_a_name_a_tag_a_criterion_or_a_report_is_text(
+    desk, sign_in, project, alice, bob, pairs, visit, quiet, until
+):
+    """Stored as no form takes them: more criteria and tags than are offered, and usernames of any signs."""
+    names, parts = packed(200), packed(40)
+    projects = [Project(slug=f"p{number}", name=name) for number, name in enumerate(names)]
+    for one in Project.objects.bulk_create(projects):
+        for person, role in ((alice, "manager"), (bob, "annotator")):
+            Membership.objects.create(project=one, user=person, role=role)
+    named = [
+        User(username=f"{number} {name}"[:150], first_name=name[:150], last_name=name[:150])
+        for number, name in enumerate(PAYLOADS)
+    ]
+    for person in User.objects.bulk_create(named):
+        Membership.objects.create(project=project, user=person, role="annotator")
+    project.name, project.reason_tags = names[0], parts
+    project.save()
+    pairs(1)
+    assert say(bob, project, "good", reason_tags=parts)[0].reason_tags == parts
+    project.criteria = parts
+    project.save()
+    pairs(4, ("fine", "poor"))
+    page = desk()
+    check = quiet(page)
+    page.reload()
+    texts = packed(2000)
+    for number, text in enumerate(texts, start=1):
+        page.keyboard.press("f")
+        page.get_by_label("What should the manager know?").fill(text)
+        page.get_by_role("button", name="It could harm someone").click()
+        until(lambda number=number: project.put_aside.count() == number)
+        expect(page.get_by_role("dialog")).to_have_count(0)
+    reported = project.put_aside.order_by("id")
+    assert [one.outcome_text for one in reported] == texts
+    page.keyboard.press("c")
+    expect(page.locator("#why .tags label")).to_have_count(len(parts))
+    check()
+    User.objects.filter(pk=bob.pk).update(username=PAYLOADS[0], first_name=PAYLOADS[3])
+    visit(page, "/", reverse("labeling:mine", args=[project.slug]), reverse("labeling:account"))
+
+    page = sign_in(alice)
+    for person, text in zip(named, texts, strict=False):
+        flag(next_for(person, project), "private", text)
+    of_managers = ("people", "reports", "settings", "data")
+    visit(page, "/", *(reverse(f"labeling:{one}", args=[project.slug]) for one in of_managers))
+    page.goto(reverse("labeling:people", args=[project.slug]))
+    shown = page.locator("main").inner_text()
+    assert [
+        one for one in PAYLOADS if " ".join(one.split()).strip("\x01") not in " ".join(shown.split())
+    ] == []
+
+
+def test_a_stored_shortcut_of_any_length_is_text_on_the_desk_and_on_its_page(
+    desk, project, bob, pairs, judged, until, visit, quiet
+):
+    pairs(2)
+    halves = zip(PAYLOADS[::2], PAYLOADS[1::2], strict=True)
+    own = dict(zip(USUAL, map(" ".join, halves), strict=True))
+    User.objects.filter(pk=bob.pk).update(own_keys=own)
+    page = desk()
+    check = quiet(page)
+    page.reload()
+    page.locator(".verdict[data-side='0']:visible").first.click()
+    until(lambda: len(judged()) == 1)
+    page.locator("[data-do=keys]").click()
+    expect(page.get_by_role("dialog")).to_contain_text(own["a3"].upper()[:20], ignore_case=True)
+    check()
+    visit(page, reverse("labeling:keys"), reverse("labeling:mine", args=[project.slug]))
+    assert User.objects.get(pk=bob.pk).own_keys == own
+
+
+def test_a_question_of_the_round_runs_nothing_before_or_after_its_answer(
+    sign_in, project, alice, bob, pairs, quiet, visit
+):
+    pairs(1)
+    project.qualification, project.guidelines = True, EVERYTHING
+    project.save()
+    ours = build_question(project, EVERYTHING, [EVERYTHING, "A quiet answer."], ["a"], EVERYTHING)
+    three = build_question(project, EVERYTHING, [EVERYTHING, "One.", "Two."], ["b"], EVERYTHING)
+    add_questions(project, [ours, three])
+    path = reverse("labeling:qualification", args=[project.slug])
+    page = sign_in(bob, path)
+    check = quiet(page)
+    page.get_by_role("button", name="Begin").click()
+    for number in (1, 2):
+        expect(page.get_by_text(f"Question {number} of 2")).to_be_visible()
+        check()
+        page.locator(".verdict:visible").first.click()
+        expect(page.locator("#outcome")).to_be_visible()
+        expect(page.locator(".outcome .prose")).to_contain_text("<script>window.hacked = 1</script>")
+        check()
+        page.locator("[data-next]").click()
+    expect(page.get_by_role("heading", name="of 2 answers")).to_be_visible()
+    check()
+
+    page = sign_in(alice)
+    asked = QualificationQuestion.objects.order_by("position")
+    edits = [reverse("labeling:question", args=[project.slug, one.pk]) for one in asked]
+    visit(page, reverse("labeling:questions", args=[project.slug]), *edits)
+    assert page.locator("textarea").last.input_value().replace("\r", "").count("window.hacked") > 20
+
+
+def test_what_models_write_runs_on_no_page_of_training(sign_in, project, alice, bob, visit):
+    """Fresh answers, disagreements, samples, marked samples, settings, results, versions, rounds and messages."""
+    loop_of(project)
+    offers = (Prompt.build(project, f"{EVERYTHING}\n\n{number}") for number in count())
+    for split in ("eval", "train", "train", "train"):
+        prompt = next(one for one in offers if one.split == split)
+        prompt.save()
+        both = [Completion.objects.add(prompt, f"{EVERYTHING}\n\n{word}", word) for word in ("kind", "short")]
+        create_comparison(project, prompt, both)
+    given = say(bob, project, "kind")
+    round = trained(
+        project,
+        lambda one: one.text.endswith("short"),
+        message=EVERYTHING,
+        times={"generate": timezone.now().isoformat()},
+    )
+    answer_again(round, EVERYTHING)
+    page = sign_in(bob)
+    visit(page, reverse("training:effect", args=[project.slug]))
+    shown = page.locator("main").inner_text()
+    assert shown.count("<script>window.hacked = 1</script>") > 3
+    assert page.get_by_role("link", name="Look again").count() > 0 and given
+
+    now = timezone.now()
+    parent, policies = None, []
+    locations = cycle(packed(500))
+    for number, name in enumerate(packed(40), start=100):
+        kind = ("policy", "reward")[number % 2]
+        version = ModelVersion.objects.create(
+            project=project, kind=kind, number=number, name=name, location=next(locations), parent=parent,
+            metrics={"evaluation": {"win_rate": 0.5, "win_rate_interval": [0.4, 0.6]}} if kind == "policy" else {},
+        )  # fmt: skip
+        parent = version
+        if kind == "policy":
+            policies.append(version)
+    Promotion.objects.create(project=project, version=policies[0], previous=policies[1], promoted_by=alice)
+    paths = []
+    for method, status in (("ppo", "done"), ("generate", "done"), ("evaluate", "failed")):
+        run = Run.objects.create(
+            project=project, method=method, status=status, started_at=now, finished_at=now, input_model=policies[2],
+            reward_model=policies[3], message=EVERYTHING, code_version=PAYLOADS[0], folder=f"runs/hostile-{method}",
+            config=dict.fromkeys(PAYLOADS, EVERYTHING), result=dict.fromkeys(PAYLOADS, EVERYTHING),
+        )  # fmt: skip
+        mark(run, *((prompt, payload) for payload in PAYLOADS))
+        with (run.path / "completions.jsonl").open("w") as file:
+            for payload in packed(600):
+                row = {"id": "1", "prompt": payload, "completion": payload}
+                file.write(json.dumps(row) + "\n")
+        paths.append(reverse("training:run", args=[project.slug, run.pk]))
+    page = sign_in(alice)
+    others = ("versions", "runs", "loop", "loop-settings", "schedules")
+    visit(page, *(reverse(f"training:{one}", args=[project.slug]) for one in others), *paths[2:], *paths[:2])
+    expect(page.get_by_role("heading", name="What it wrote")).to_be_visible()
+    page.goto(paths[0])
+    page.get_by_text("The other").click()
+    page.get_by_role("button", name="Put before annotators").click()
+    expect(page.get_by_text("put before annotators").first).to_be_visible()
