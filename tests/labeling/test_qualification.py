@@ -646,6 +646,23 @@ def test_the_last_answer_may_come_from_another_tab_while_the_page_is_made(
     assert "5 of 5 answers were right: you have passed" in page.content.decode()
 
 
+def test_the_page_does_not_say_that_as_many_are_needed_as_were_right(
+    client, project, bob, bobs, round_of_five
+):
+    client.force_login(bob)
+    project.qualification_share = 0.9
+    project.save()
+    go_through(bobs, 4)
+    path = f"/p/{project.slug}/qualification/"
+    assert "5 are needed." in client.get(path).content.decode()
+    project.qualification_share = 0.8  # since then
+    project.save()
+    page = client.get(path).content.decode()
+    assert (
+        "4 of 5 answers were right" in page and "needed." not in page and "You may try 1 more time." in page
+    )
+
+
 def test_without_an_attempt_left_the_page_says_whom_to_ask(client, project, alice, bob, bobs, round_of_five):
     for _ in range(2):
         go_through(bobs, 0)
