@@ -7,6 +7,7 @@ const LONGEST_RETRY_MS = 30000;
 const TIMEOUT_MS = 20000; // for a server to begin its reply
 const CHARACTER_MS = 0.75; // of what is sent, beside that: three bytes on a line of 4 kB a second
 const REPLY_MS = 180000; // for the rest of the reply
+const TOO_OLD = "data-too-old"; // in the page that refuses what carries the token of an earlier login
 const MOST_KEPT_ALIVE = 20000; // characters; browsers refuse to outlive a page with more than 64 KiB
 
 export function newKey() {
@@ -54,15 +55,19 @@ export async function post(url, values) {
   }
   timer = setTimeout(() => tooLong.abort(), REPLY_MS);
   let reply = null;
+  let text = "";
   try {
-    reply = await response.json();
+    text = await response.text();
+    reply = JSON.parse(text);
   } catch {
     // not ours: a proxy's page, or Django's
   } finally {
     clearTimeout(timer);
   }
-  if (response.status === 401 || response.status === 403) return { signedOut: true, other: Boolean(reply?.other) };
-  if (response.status === 500 || !reply) return { failed: true, faulty: response.status === 500 };
+  const unasked = response.status === 403 && (reply || text.includes(TOO_OLD));
+  if (response.status === 401 || unasked) return { signedOut: true, other: Boolean(reply?.other) };
+  // What a filter on the way dislikes is kept, and holds back nothing else.
+  if (response.status === 500 || !reply) return { failed: true, faulty: [400, 403, 413, 500].includes(response.status) };
   if (response.ok) return { done: true, reply };
   if ([400, 404, 409, 410, 413].includes(response.status)) {
     return { refused: true, message: reply.message ?? "", status: response.status };
@@ -84,7 +89,9 @@ export class Outbox {
   }
 
   add(url, body, about = {}) {
-    const stamp = String(Date.now()).padStart(15, "0") + String(this.count++).padStart(6, "0");
+    const newest = Number(this.ids().at(-1)?.slice(this.prefix.length, this.prefix.length + 15) ?? 0);
+    const now = Math.max(Date.now(), newest + 1); // a clock set back must not send an undo before its answer
+    const stamp = String(now).padStart(15, "0") + String(this.count++).padStart(6, "0");
     const id = `${this.prefix}${stamp}:${newKey()}`;
     this.keep(id, { url, body, about, tried: false });
     this.flush();
@@ -152,7 +159,7 @@ export class Outbox {
   // Send everything, oldest first. Tabs take turns, so that two of them do not send the same entry.
   // Resolves when all is sent (true) or has to wait (false).
   flush() {
-    clearTimeout(this.timer);
+    if (!this.flushing) clearTimeout(this.timer);
     this.flushing ??= this.takeTurns(() => this.sendAll())
       .catch((error) => {
         reportError(error); // a fault of ours, and no reason to keep back what else was said

@@ -1,0 +1,51 @@
+"""What waits in the browser: whatever the clock does, and whatever stands between browser and server."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import wait_for_receipts
+from tests.browser.test_desk import press
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+
+def test_a_clock_set_back_sends_no_undo_before_its_answer(desk, pairs, judged):
+    pairs(2)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    page.context.set_offline(True)
+    press(page, "1")
+    page.evaluate("() => { const now = Date.now; Date.now = () => now() - 3_600_000; }")
+    page.keyboard.press("z")
+    expect(page.get_by_role("status")).to_contain_text("No connection")
+    page.context.set_offline(False)
+    wait_for_receipts(page)
+    assert judged() == []
+    expect(page.locator("[data-count=today]")).to_have_text("0")
+
+
+def test_what_a_filter_on_the_way_refuses_holds_back_nothing_else(desk, pairs, judged, until):
+    pairs(3)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    refused = []
+
+    def disliked(route):
+        if "OR 1=1" not in (route.request.post_data or ""):
+            return route.continue_()
+        refused.append(route.request.url)
+        return route.fulfill(status=403, content_type="text/html", body="<h1>Request blocked</h1>")
+
+    page.route("**/label/answer/", disliked)
+    page.keyboard.press("c")
+    page.get_by_label("In a sentence").fill("' OR 1=1; SELECT")
+    page.keyboard.press("Control+Enter")
+    press(page, "1")
+    press(page, "2")
+    until(lambda: len(judged()) == 1)
+    assert refused and judged()[0].reason == ""
+    line = page.get_by_role("status")
+    expect(line).to_contain_text("The server failed on 1 answer")
+    page.unroute("**/label/answer/")
+    page.evaluate("() => dispatchEvent(new Event('online'))")
+    until(lambda: len(judged()) == 2)
