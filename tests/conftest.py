@@ -17,7 +17,13 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first, then those of the browser, so that no process ends long after the others."""
+    """Files with slow tests first, then those of the browser, so that no process ends long after the others.
+
+    What is slow on a machine of its own may take many times as long on a busy one.
+    """
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in slow, item.get_closest_marker("browser") is None))
 

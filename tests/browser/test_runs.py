@@ -52,7 +52,7 @@ def test_a_manager_starts_a_run_from_its_form_and_sees_it_end(sign_in, alice, lo
     expect(page.get_by_role("heading", level=1)).to_contain_text(f"Run {run.pk} (generate)")
     # Nobody touches the page: it asks for itself until the run has ended.
     expect(page.get_by_role("heading", level=1)).to_have_text(
-        f"Run {run.pk} (generate) is done", timeout=90_000
+        f"Run {run.pk} (generate) is done", timeout=240_000
     )
     expect(page.get_by_role("heading", name="What it wrote")).to_be_visible()
 

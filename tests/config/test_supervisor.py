@@ -36,7 +36,7 @@ def watching(supervisor):
             supervisor.watch()
             time.sleep(0.05)
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     return thread
 
@@ -48,7 +48,7 @@ def test_a_killed_child_is_started_again(said):
     first = child.process.pid
     thread = watching(supervisor)
     os.kill(first, signal.SIGKILL)
-    assert wait_for(lambda: child.process is not None and child.process.pid != first)
+    assert wait_for(lambda: getattr(child.process, "pid", first) != first)
     supervisor.stopping = True
     thread.join()
     supervisor.stop()

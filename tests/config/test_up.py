@@ -15,10 +15,10 @@ import pytest
 from config.supervisor import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=180):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -88,7 +88,7 @@ def test_it_answers_heals_and_stops_without_a_trace(folder):
         assert wait_for(lambda: answers(port)), (folder / "up.log").read_text()
 
         up.send_signal(signal.SIGINT)
-        assert up.wait(timeout=60) == 0, (folder / "up.log").read_text()
-        assert wait_for(lambda: not processes_of(folder), 5), (folder / "up.log").read_text()
+        assert up.wait(timeout=180) == 0, (folder / "up.log").read_text()
+        assert wait_for(lambda: not processes_of(folder)), (folder / "up.log").read_text()
     finally:
         up.kill()

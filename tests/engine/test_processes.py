@@ -298,7 +298,9 @@ def test_sampling_by_two_processes_stops_on_request(engine, settings, llama, tmp
     prompts = write_rows(tmp_path / "many.jsonl", [{"prompt": "a b"}] * 64 * 200)
     config = engine.config(model=llama, prompts=prompts)
     children = start_two(engine, "generate", "out", config, config)
+    deadline = time.monotonic() + 120
     while not (engine.folder / "out" / "events.jsonl").exists() or not engine.events("out", "progress"):
+        assert time.monotonic() < deadline, "they did not begin"
         time.sleep(0.01)
     os.kill(children[0], signal.SIGTERM)
     assert exit_codes(children) == [143, 143]

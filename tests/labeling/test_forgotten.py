@@ -34,8 +34,9 @@ def mail(settings):
     """A server for mail, which the settings name."""
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
     settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", free_port()
+    settings.EMAIL_TIMEOUT = 60
     letters = Letters()
-    server = Controller(letters, hostname=settings.EMAIL_HOST, port=settings.EMAIL_PORT)
+    server = Controller(letters, hostname=settings.EMAIL_HOST, port=settings.EMAIL_PORT, ready_timeout=60)
     server.start()
     yield letters.received
     server.stop()

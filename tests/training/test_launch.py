@@ -31,7 +31,7 @@ def in_background(run, leaving=launch.never):
     return thread
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=240):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
@@ -97,7 +97,8 @@ def test_a_stop_reaches_the_engine(long_run, alice):
     thread = in_background(long_run)
     wait_for(lambda: Run.objects.get(pk=long_run.pk).progress_total)
     runs.request_stop(Run.objects.get(pk=long_run.pk), alice)
-    thread.join(60)
+    thread.join(240)
+    assert not thread.is_alive()
     run = Run.objects.get(pk=long_run.pk)
     assert (run.status, run.exit_code) == ("stopped", 143)
     assert "Stopped on request" in run.message
@@ -111,7 +112,8 @@ def test_a_superseded_worker_ends_its_engine_and_leaves_no_trace(long_run):
     Run.objects.filter(pk=long_run.pk).update(
         claim_token="00000000-0000-0000-0000-000000000001", phase="theirs"
     )
-    thread.join(60)
+    thread.join(240)
+    assert not thread.is_alive()
     run = Run.objects.get(pk=long_run.pk)
     assert (run.status, run.phase) == ("running", "theirs")
     assert engine_of(run) is None
@@ -137,7 +139,7 @@ def test_a_new_engine_waits_for_one_that_still_saves_and_asks_it_to_leave(queued
     began = time.monotonic()
     launch._wait_for_folder(run)
     assert time.monotonic() - began > 1.4
-    assert holder.wait(60) == 0
+    assert holder.wait(240) == 0
     launch._wait_for_folder(run)
 
 

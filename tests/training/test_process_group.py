@@ -63,14 +63,16 @@ def test_one_that_fails_takes_the_others_along(tmp_path, monkeypatch, fails):
         assert not any(is_alive(process.pid) for process in group._processes)
 
 
-def test_others_that_notice_by_themselves_are_let_to(tmp_path):
+def test_others_that_notice_by_themselves_are_let_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(process_group, "LOST_SECONDS", 60)
     code = "sys.exit(2) if rank else (time.sleep(0.5), print('noticed'), sys.exit(1))"
     with started(tmp_path, code) as group:
         assert group.wait(90) == 1  # the code of the first process, since both failed
     assert (tmp_path / "engine.log").read_text() == "noticed\n"
 
 
-def test_a_kill_is_what_the_run_ended_by_whatever_the_others_say_of_it(tmp_path):
+def test_a_kill_is_what_the_run_ended_by_whatever_the_others_say_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(process_group, "LOST_SECONDS", 60)
     code = "os.kill(os.getpid(), signal.SIGKILL) if rank else (time.sleep(0.2), sys.exit(1))"
     with started(tmp_path, code) as group:
         assert group.wait(90) == -signal.SIGKILL
@@ -123,6 +125,7 @@ def test_bad_input_of_two_is_the_sentence_of_one(queued_run, prompts_file, two):
 def test_a_run_goes_on_after_a_kill_and_two_processes_write_what_one_writes(
     queued_run, two, settings, monkeypatch
 ):
+    monkeypatch.setattr(process_group, "LOST_SECONDS", 0.2)
     born = []
     popen = process_group.subprocess.Popen
     monkeypatch.setattr(
@@ -131,7 +134,8 @@ def test_a_run_goes_on_after_a_kill_and_two_processes_write_what_one_writes(
     thread = in_background(queued_run)
     wait_for(lambda: len(born) == 2)
     os.kill(born[1].pid, signal.SIGKILL)
-    thread.join(60)
+    thread.join(240)
+    assert not thread.is_alive()
     assert not is_alive(born[0].pid)
     run = Run.objects.get(pk=queued_run.pk)
     assert (run.status, "Killed from outside" in run.message) == ("queued", True)

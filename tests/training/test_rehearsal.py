@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def rehearse(environment, *arguments):
     command = [sys.executable, "manage.py", "rehearse", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=840)
 
 
 @pytest.fixture
