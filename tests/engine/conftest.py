@@ -19,6 +19,7 @@ from transformers import (
 
 from training.engine.__main__ import main
 from training.engine.config import Ppo, Reward
+from training.engine.events import EventLog
 from training.engine.loading import load_policy, load_scorer
 from training.engine.networks import reset_head
 from training.engine.runtime import settle
@@ -161,6 +162,11 @@ class Engine:
                 os._exit(code)
         return child
 
+    def stop(self, method, out, step, **values):
+        """Fork a run that is asked to stop right after it has reported this step; returns its exit code."""
+        child = self.start(method, out, first=lambda: ask_to_stop_after(step), **values)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
     def wait_for_step(self, out, step, seconds=60):
         """Until that step has been reported."""
         deadline = time.monotonic() + seconds
@@ -170,6 +176,18 @@ class Engine:
                 return
             time.sleep(0.002)
         raise AssertionError(f"step {step} did not come")
+
+
+def ask_to_stop_after(step):
+    """Have the present process, a child of ours, send itself SIGTERM once it has reported this step."""
+    metrics = EventLog.metrics
+
+    def asking(events, reported, figures):
+        metrics(events, reported, figures)
+        if reported == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    EventLog.metrics = asking
 
 
 def end(child, how=signal.SIGKILL):

@@ -2,12 +2,11 @@
 
 import json
 import math
-import signal
 
 import pytest
 import torch
 
-from tests.engine.conftest import LIMITS, end, policy_of, write_rows
+from tests.engine.conftest import LIMITS, policy_of, write_rows
 from tests.engine.test_training import share_of_a, taste
 from training.engine import dpo
 from training.engine.batches import Tokens
@@ -388,9 +387,7 @@ def case(llama, other_llama, tmp_path):
 def test_asked_to_stop_it_saves_and_continues_without_the_reference(engine, case, monkeypatch):
     case = case | {"checkpoint_every_steps": 1000}  # Only the stop itself can have saved anything.
     assert engine.run("dpo", "whole", **case) == 0
-    child = engine.start("dpo", "cut", **case)
-    engine.wait_for_step("cut", 2)
-    assert end(child, signal.SIGTERM) == 143
+    assert engine.stop("dpo", "cut", 2, **case) == 143
 
     def refuse(*given):
         raise AssertionError("the reference was loaded again")

@@ -278,9 +278,7 @@ def test_killed_and_continued_a_watched_run_ends_as_one_that_never_was(engine, l
     child = engine.start("ppo", "killed", **settings)
     engine.wait_for_step("killed", 4)
     assert end(child) == -signal.SIGKILL
-    child = engine.start("ppo", "killed", **settings)
-    engine.wait_for_step("killed", 7)
-    assert end(child, signal.SIGTERM) == 143
+    assert engine.stop("ppo", "killed", 7, **settings) == 143
     assert engine.run("ppo", "killed", **settings) == 0
     assert engine.weights("killed") == engine.weights("whole")
     assert engine.result("killed") == engine.result("whole")

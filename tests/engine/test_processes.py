@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
-from tests.engine.conftest import scorer_of, write_rows
+from tests.engine.conftest import ask_to_stop_after, scorer_of, write_rows
 from tests.engine.test_training import PPO, REWARD, taste
 from training.engine import checkpoints, scoring
 from training.engine.__main__ import main
@@ -173,11 +173,13 @@ def test_asked_to_stop_one_process_stops_all_and_one_alone_goes_on(engine, setti
     # Not many steps: in the long run rounding turns a token over, and from there on two runs are two.
     values = settings["ppo"] | {"steps": 12, "checkpoint_every_steps": 1000}
     assert engine.run("ppo", "whole", **values) == 0
-    config = engine.config(**values)
-    children = start_two(engine, "ppo", "stopped", config, config)
-    engine.wait_for_step("stopped", 2)
-    os.kill(children[1], signal.SIGTERM)  # not the one that writes
-    assert exit_codes(children) == [143, 143]
+    command = ["ppo", engine.config(**values), str(engine.folder / "stopped")]
+
+    def asked():
+        ask_to_stop_after(2)
+        return main(command)
+
+    assert exit_codes(fork_two(lambda: main(command), asked)) == [143, 143]  # the other one writes
     saved = [folder.name for folder in (engine.folder / "stopped" / "checkpoints").iterdir()]
     assert len(saved) == 1 and "step-00000002" <= saved[0] < "step-00000012"
     assert engine.run("ppo", "stopped", **values) == 0

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from tests.engine.conftest import LIMITS, TOY, end, write_rows
+from tests.engine.conftest import LIMITS, TOY, write_rows
 from tests.engine.test_groups import GROUPED
 from tests.engine.test_training import PPO, NoWorkspace, players_of
 from training.engine.config import Grpo
@@ -115,9 +115,7 @@ def test_asked_to_stop_a_run_with_replay_continues_from_there(engine, llama, pro
     replay = {"replay_prompts": old, "replay_share": 0.3, "checkpoint_every_steps": 1000}
     settings = GROUPED | replay | {"model": llama, "prompts": prompts, "steps": 8}
     assert engine.run("grpo", "whole", **settings) == 0
-    child = engine.start("grpo", "stopped", **settings)
-    engine.wait_for_step("stopped", 2)
-    assert end(child, 15) == 143
+    assert engine.stop("grpo", "stopped", 2, **settings) == 143
     assert engine.run("grpo", "stopped", **settings) == 0
     assert engine.weights("stopped") == engine.weights("whole")
     assert engine.result("stopped") == engine.result("whole")

@@ -13,6 +13,8 @@ from tests.training.conftest import TINY, WORDS
 from training import launch, runs
 from training.models import Metric, Run
 
+pytestmark = pytest.mark.timeout(900)
+
 
 def execute(run, leaving=launch.never):
     launch.execute(runs.claim(run.pk), leaving)
