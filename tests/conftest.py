@@ -153,3 +153,40 @@ def project(alice, bob, carol):
     for person, role in [(alice, "manager"), (bob, "annotator"), (carol, "reviewer")]:
         Membership.objects.create(project=project, user=person, role=role)
     return project
+
+
+@pytest.fixture
+def rows(project, alice, bob):
+    """What the addresses of its pages name: rows that are there, and words that the pages know."""
+    from labeling.assignment import flag, next_for
+    from labeling.models import Completion, Membership, Prompt, QualificationQuestion
+    from labeling.selection import create_comparison
+    from training import schedules
+    from training.models import LoopSettings, ModelVersion, Run
+
+    question = QualificationQuestion.objects.create(
+        project=project,
+        position=0,
+        messages=[{"role": "user", "content": "What is 7 times 8?"}],
+        answers=["56.", "54."],
+        right=["a"],
+        explanation="7 times 8 is 56.",
+    )
+    prompt = Prompt.objects.add(project, "Which?")
+    create_comparison(project, prompt, [Completion.objects.add(prompt, t, t) for t in "ab"])
+    report = next_for(bob, project)
+    flag(report, "harmful")
+    policy = ModelVersion.objects.create(
+        project=project, kind="policy", number=0, name="policy-0", location="models/policy-0"
+    )
+    LoopSettings.objects.create(project=project, policy=policy, first_policy=policy)
+    return {
+        "question": question.pk,
+        "report": report.pk,
+        "member": Membership.objects.get(project=project, user=bob).pk,
+        "run_id": Run.objects.create(project=project, method="ppo", config={}, input_model=policy).pk,
+        "version_id": policy.pk,
+        "schedule_id": schedules.set_amount(project, 200, alice).pk,
+        "act": "pause",
+        "method": "ppo",
+    }

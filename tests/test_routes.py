@@ -9,12 +9,10 @@ import json
 import pytest
 from django.urls import URLPattern, get_resolver, reverse
 
-from labeling.assignment import flag, next_for
-from labeling.models import Completion, Membership, Prompt, QualificationQuestion, User
+from labeling.assignment import next_for
+from labeling.models import Completion, Prompt, User
 from labeling.projects import add_member, create_project
 from labeling.selection import create_comparison
-from training import schedules
-from training.models import LoopSettings, ModelVersion, Run
 
 ALICE, BOB, CAROL = "alice", "bob", "carol"  # manager, annotator, reviewer
 EVERYONE = {ALICE, BOB, CAROL}
@@ -75,37 +73,6 @@ def routes():
             assert isinstance(pattern, URLPattern)
             if "slug" in pattern.pattern.converters:
                 yield f"{namespace}:{pattern.name}", set(pattern.pattern.converters) - {"slug"}
-
-
-@pytest.fixture
-def rows(project, alice, bob):
-    """What the addresses of its pages name: rows that are there, and words that the pages know."""
-    question = QualificationQuestion.objects.create(
-        project=project,
-        position=0,
-        messages=[{"role": "user", "content": "What is 7 times 8?"}],
-        answers=["56.", "54."],
-        right=["a"],
-        explanation="7 times 8 is 56.",
-    )
-    prompt = Prompt.objects.add(project, "Which?")
-    create_comparison(project, prompt, [Completion.objects.add(prompt, t, t) for t in "ab"])
-    report = next_for(bob, project)
-    flag(report, "harmful")
-    policy = ModelVersion.objects.create(
-        project=project, kind="policy", number=0, name="policy-0", location="models/policy-0"
-    )
-    LoopSettings.objects.create(project=project, policy=policy, first_policy=policy)
-    return {
-        "question": question.pk,
-        "report": report.pk,
-        "member": Membership.objects.get(project=project, user=bob).pk,
-        "run_id": Run.objects.create(project=project, method="ppo", config={}, input_model=policy).pk,
-        "version_id": policy.pk,
-        "schedule_id": schedules.set_amount(project, 200, alice).pk,
-        "act": "pause",
-        "method": "ppo",
-    }
 
 
 def address(name, slug, rows):
