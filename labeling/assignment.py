@@ -8,7 +8,7 @@ constraint on (comparison, slot) would refuse anything else.
 import random
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.db.models.functions import Now
@@ -161,6 +161,41 @@ def flag(assignment: Assignment, reason: str, text: str = "", seconds_spent: flo
         decision = comparison.closing_reports().values("handling", "handled_at", "handled_by").first()
         if decision:
             Assignment.objects.waiting_reports().filter(pk=assignment.pk).update(**decision)
+
+
+def take_up(assignment: Assignment) -> Assignment:
+    """Take a skip or a report back; the comparison is leased to the same person again. Twice is once.
+
+    Raises LeaseExpired if its places have gone to others, AlreadyAnswered if there is an answer, Conflict if a manager
+    has decided on the report.
+    """
+    with transaction.atomic():
+        comparison = Comparison.objects.select_for_update(no_key=True).get(pk=assignment.comparison_id)
+        assignment.refresh_from_db(from_queryset=Assignment.objects.select_for_update())
+        if assignment.outcome not in Assignment.PUT_ASIDE:
+            return renew(assignment)
+        if comparison.closed_by_report:
+            raise taken_away()
+        if assignment.handling:
+            raise Conflict(_("A manager has decided on your report already."))
+        slot = take_slot(comparison)
+        if slot is None:
+            raise LeaseExpired(_("Someone else has this comparison now."))
+        Assignment.objects.filter(pk=assignment.pk).update(
+            outcome=Assignment.Outcome.NONE,
+            outcome_reason="",
+            outcome_text="",
+            outcome_at=None,
+            seconds_spent=None,
+            slot=slot,
+        )
+        return renew(assignment)
+
+
+def last_put_aside(annotator: User, project: Project, since: datetime | None = None) -> Assignment | None:
+    """What the person skipped or reported last in the project, if it was after a time."""
+    own = project.put_aside.filter(annotator=annotator)
+    return (own.filter(outcome_at__gt=since) if since else own).order_by("-outcome_at").first()
 
 
 def _put_aside(

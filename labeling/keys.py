@@ -70,7 +70,7 @@ GROUPS: list[tuple[str | Promise, dict[str, Act]]] = [
             "rate": Act("r", gettext_lazy("Rate the answers"), EVERY),
             "skip": Act("s", gettext_lazy("Skip"), EVERY),
             "flag": Act("f", gettext_lazy("Report"), EVERY),
-            "undo": Act("z", gettext_lazy("Take the last answer back"), EVERY),
+            "undo": Act("z", gettext_lazy("Take back the last answer, skip or report"), EVERY),
         },
     ),
     (

@@ -64,7 +64,7 @@ def label(request: HttpRequest, slug: str) -> HttpResponse:
         current = revised.assignment if revised else leased(request.user, project)
     except NotQualified:
         return redirect("labeling:qualification", project.slug)
-    ahead, last = None, judging.latest(request.user, project)
+    ahead = None
     if current:
         with suppress(NotQualified):
             ahead = leased(request.user, project, holding=[current.pk])
@@ -79,7 +79,7 @@ def label(request: HttpRequest, slug: str) -> HttpResponse:
             else on_screen(current, keys),
             "again": said_before(revised) if revised else None,
             "ahead": on_screen(ahead, keys),
-            "last": last and last.pk,
+            "newest": newest(request.user, project),
             "keys": as_written(keys),
             "own_keys": keys,
             "progress": progress(request.user, project),
@@ -132,6 +132,14 @@ def said_before(judgment: Judgment) -> dict[str, Any]:
             and {"side": sides.index(candidates[edit.original_id]), "text": edit.completion.text},
         },
     }
+
+
+def newest(user: User, project: Project) -> dict[str, int | None]:
+    """What the person did last, to be taken back: `last`, an answer by its number, and where something was skipped or
+    reported since, `aside`, its assignment."""
+    last = judging.latest(user, project)
+    aside = handing.last_put_aside(user, project, last and last.created_at)
+    return {"last": last and last.pk, "aside": aside and aside.pk}
 
 
 def asks(project: Project) -> dict[str, Any]:
@@ -290,16 +298,23 @@ def put_aside(user: User, project: Project, values: dict[str, Any]) -> dict[str,
 
 @desk_post
 def undo(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
-    """Take one answer back, once however often it is asked; `last` is the one to take back after it."""
-    assignment, judgment = to_take_back(user, project, values)
-    if judgment:
-        assignment = judging.withdraw(judgment)
-    last = judging.latest(user, project)
+    """Take one answer back, or with `put_aside` what was skipped or reported, once however often it is asked.
+
+    `last` and `aside` name what to take back after it: see `newest`.
+    """
+    judgment = None
+    if values.get("put_aside"):
+        (pk,) = ids([values.get("assignment")])
+        assignment = handing.take_up(access_assignment(user, pk))
+    else:
+        assignment, judgment = to_take_back(user, project, values)
+        if judgment:
+            assignment = judging.withdraw(judgment)
     return {
         "assignment": assignment.pk,
         "html": fragment(assignment, user),
         "draft": said_before(judgment)["draft"] if judgment else {},
-        "last": last and last.pk,
+        **newest(user, project),
     }
 
 

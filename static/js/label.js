@@ -27,8 +27,9 @@ const HISTORY = 20;
 
 let current = null; // the article on screen
 let ahead = []; // articles that come next
-let history = []; // what was answered in this page, newest last: {article, entry, key, draft}
+let history = []; // what was answered or put aside in this page, newest last: {article, entry, named, draft}
 let last = Number(urls.last ?? 0); // the newest answer that the server has, by its number
+let aside = Number(urls.aside ?? 0); // what was put aside after it, by its assignment
 let filling = false;
 let soon; // the timer of that look
 let soonMs = LOOK_SOON_MS;
@@ -48,7 +49,8 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
     if (entry.about.kind === "skip") sayInPassing(words("skipped"));
     if (entry.about.kind === "flag") sayInPassing(words("reported"));
     if (entry.url === urls.answerUrl) takeBackNext(reply.judgment);
-    if (entry.url === urls.undoUrl) takeBackNext(reply.last);
+    if (entry.url === urls.putAsideUrl) takeBackNext(last, reply.assignment);
+    if (entry.url === urls.undoUrl) takeBackNext(reply.last, reply.aside);
     if (entry.about.kind !== "undo") {
       // Said in another tab, perhaps, while it stands here as well.
       if (here().some((article) => id(article) === entry.body.assignment)) renew();
@@ -256,7 +258,7 @@ function answer(said) {
   hasActed();
   sayInPassing(words("saving"));
   const entry = outbox.add(urls.answerUrl, body, { kind: "answer" });
-  remember({ article, entry, key: body.client_key, draft: { ...draft, ratings } });
+  remember({ article, entry, named: { client_key: body.client_key }, draft: { ...draft, ratings } });
   count(outbox.entry(entry));
   advance();
   outbox.flush().then(fill);
@@ -285,60 +287,63 @@ function reasonLacks() {
   return asks.reasonRequired && !reason && !tags.length && words("reason-needed");
 }
 
-function remember(answered) {
-  history = [...history, answered].slice(-HISTORY);
+function remember(done) {
+  history = [...history, done].slice(-HISTORY);
   offerUndo();
 }
 
-function takeBackNext(judgment) {
+function takeBackNext(judgment, putAside) {
   last = judgment ?? 0;
+  aside = putAside ?? 0;
   offerUndo();
 }
 
 function offerUndo() {
-  document.querySelector("[data-do=undo]").disabled = !history.length && !last;
+  document.querySelector("[data-do=undo]").disabled = !history.length && !last && !aside;
 }
 
 function putAside(kind, reason, text) {
   if (!current || isGone(current)) return;
-  const body = { assignment: id(current), outcome: kind, reason, text, seconds_spent: secondsSpent() };
+  const article = current;
+  const body = { assignment: id(article), outcome: kind, reason, text, seconds_spent: secondsSpent() };
   hasActed();
-  outbox.add(urls.putAsideUrl, body, { kind });
+  const entry = outbox.add(urls.putAsideUrl, body, { kind });
+  remember({ article, entry, named: { put_aside: true }, draft: { ...draftOf(article), ratings: ratingsOf(article) } });
   advance();
   outbox.flush().then(fill);
 }
 
 function undo() {
-  const answered = history.pop();
-  if (!answered) return undoEarlier();
-  const { article, entry, key, draft } = answered;
+  const done = history.pop();
+  if (!done) return undoEarlier();
+  const { article, entry, named, draft } = done;
   const waiting = outbox.entry(entry);
   if (outbox.cancel(entry)) {
     uncount(waiting);
     say(words("taken-back"));
   } else {
-    const undone = outbox.add(urls.undoUrl, { assignment: id(article), client_key: key }, { kind: "undo" });
+    const undone = outbox.add(urls.undoUrl, { assignment: id(article), ...named }, { kind: "undo" });
     count(outbox.entry(undone));
     delete article.dataset.revises; // a change that was sent takes back what it changed as well
   }
   putInFront(article, draft);
 }
 
-// What was answered before this page was loaded. It is named, so that a second try takes nothing else back.
+// What was answered or put aside before this page was loaded. It is named, so that a second try takes nothing else back.
 async function undoEarlier() {
-  if (!(await outbox.flush())) return; // which has said why; what waits may be the answer that is meant
-  const judgment = last;
-  const outcome = await post(urls.undoUrl, { judgment });
-  if (judgment !== last) return; // a press before this one has done it
+  if (!(await outbox.flush())) return; // which has said why; what waits may be what is meant
+  const [judgment, skipped] = [last, aside];
+  const outcome = await post(urls.undoUrl, skipped ? { assignment: skipped, put_aside: true } : { judgment });
+  if (judgment !== last || skipped !== aside) return; // a press before this one has done it
   const { done, reply, refused, message } = outcome;
   if (outcome.signedOut) saySignedOut(outcome);
   else if (refused) {
-    takeBackNext(null); // it was changed elsewhere, and this page knows no other
+    takeBackNext(skipped ? judgment : null); // an answer was changed elsewhere, and this page knows no other
     say(message, "needs");
   } else if (!done) say(words("undo-offline"), "needs");
   else {
-    takeBackNext(reply.last);
-    addToPace(-1);
+    takeBackNext(reply.last, reply.aside);
+    if (!skipped) addToPace(-1);
     say(words("taken-back"));
     drafts.takeUp(reply.assignment, reply.draft);
     putInFront(parse(reply.html), reply.draft);

@@ -6,7 +6,7 @@ const counted = new Set(); // entries, by their ids
 
 function worth({ url, body }) {
   if (url === answerUrl) return body.revises ? 0 : 1;
-  return url === undoUrl ? -1 : 0; // other projects have a pace of their own
+  return url === undoUrl && !body.put_aside ? -1 : 0; // other projects have a pace of their own
 }
 
 export function addToPace(by) {
