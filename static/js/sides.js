@@ -4,7 +4,7 @@ import { canMark, markDifferences, unmark } from "./diff.js";
 import { words } from "./words.js";
 
 function tabs(article) {
-  return [...(article?.querySelectorAll(".tabs button") ?? [])];
+  return [...(article?.querySelectorAll(".tabs [data-show]") ?? [])];
 }
 
 function scrollsSideways(element) {
@@ -64,12 +64,19 @@ export function turnByKey(article, { key, target }) {
 
 // Marks on the words that two answers do not share
 
-const differences = document.querySelector("[data-do=differences]");
+const differences = document.querySelector(".extras [data-do=differences]");
+
+// The button on the bar, and on a phone the one beside the tabs.
+function differencesButtons(article) {
+  return [differences, article?.querySelector(".tabs [data-do=differences]")].filter(Boolean);
+}
 
 export function offerDifferences(article) {
   unmark();
-  differences.setAttribute("aria-pressed", "false");
-  differences.hidden = !canMark() || Boolean(article && Number(article.dataset.candidates) > 2);
+  for (const button of differencesButtons(article)) {
+    button.setAttribute("aria-pressed", "false");
+    button.hidden = !canMark() || Boolean(article && Number(article.dataset.candidates) > 2);
+  }
 }
 
 // Returns what to tell the person, if anything.
@@ -80,7 +87,7 @@ export function toggleDifferences(article) {
   if (marked) return "";
   const found = markDifferences(article);
   if (found === null) return words("little-shared");
-  differences.setAttribute("aria-pressed", "true");
+  for (const button of differencesButtons(article)) button.setAttribute("aria-pressed", "true");
   return found ? "" : words("nothing-differs");
 }
 

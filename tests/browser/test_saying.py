@@ -416,6 +416,36 @@ def test_differences_are_marked_on_demand_and_go_with_the_comparison(desk, compa
     assert faults == []
 
 
+def test_on_a_phone_the_differences_are_a_tap_away(desk, compared, faults):
+    compared("The cat sat on the mat.", "The dog sat on the mat.")
+    page = desk(**PHONE)
+    button = page.get_by_role("button", name="Differences")
+    box = button.bounding_box()
+    assert box["height"] >= 44 and box["width"] >= 44
+    button.tap()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    assert page.evaluate("() => CSS.highlights.get('differs').size") == 2
+    button.tap()
+    expect(button).to_have_attribute("aria-pressed", "false")
+    assert faults == []
+
+
+def test_of_three_answers_a_phone_offers_no_differences(desk, pairs):
+    pairs(1, candidates=("good", "bad", "worse"))
+    page = desk(**PHONE)
+    expect(page.locator(".tabs [data-show]").nth(2)).to_be_visible()
+    expect(page.get_by_role("button", name="Differences")).to_be_hidden()
+
+
+def test_where_the_pointer_is_coarse_the_list_of_keys_still_has_them(desk, pairs):
+    pairs(1)
+    page = desk(**PHONE)
+    assert page.evaluate("matchMedia('(hover: none) and (pointer: coarse)').matches")
+    page.keyboard.press("?")
+    expect(page.locator("#keys dt kbd").first).to_be_visible()
+    expect(page.locator(".verdict kbd").first).to_be_hidden()
+
+
 def test_the_differences_are_those_of_a_longest_common_subsequence(desk, pairs):
     pairs(1)
     page = desk()
