@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from django.contrib.auth.decorators import login_required
-from django.db.models import BooleanField, Exists, F, Func, OuterRef, Q, QuerySet, Value
+from django.db.models import BooleanField, Exists, F, Func, OuterRef, Q, QuerySet, TextField, Value
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET
 from labeling.access import ANNOTATING, access_place
 from labeling.agreement import with_others, with_themselves
 from labeling.answers import ALL_BAD, ALL_GOOD, PREFERRED, TIE
-from labeling.models import Candidate, Judgment, Project, User
+from labeling.models import Candidate, Edit, Judgment, Project, User
 from labeling.views.label import LETTERS, progress
 from labeling.views.paging import asked_before
 
@@ -116,7 +116,10 @@ def in_full(answers: QuerySet[Judgment]) -> QuerySet[Judgment]:
 def holding(words: str, answers: QuerySet[Judgment]) -> QuerySet[Judgment]:
     """Those in which the words occur, whatever their case."""
     candidate = Candidate.objects.filter(comparison=OuterRef("comparison"), completion__text__icontains=words)
-    return answers.filter(Exists(candidate) | Q(Says(words)) | Q(reason__icontains=words))
+    edit = Edit.objects.filter(judgment=OuterRef("pk"), completion__text__icontains=words)
+    tags = Func(F("reason_tags"), Value("\n"), function="array_to_string", output_field=TextField())
+    said = Q(reason__icontains=words) | Q(tags__icontains=words)
+    return answers.annotate(tags=tags).filter(Exists(candidate) | Q(Says(words)) | said | Exists(edit))
 
 
 def in_words(judgment: Judgment) -> dict[str, Any]:

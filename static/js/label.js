@@ -54,7 +54,7 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
     if (entry.about.kind !== "undo") {
       // Said in another tab, perhaps, while it stands here as well.
       if (here().some((article) => id(article) === entry.body.assignment)) renew();
-      else drafts.forget(entry.body.assignment);
+      else if (!outbox.holds(entry.body.assignment)) drafts.forget(entry.body.assignment);
     }
     if (!current) fill(); // the connection is back
   },
@@ -63,6 +63,7 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
     // It did not fit what the project asks for by now: back to the person, with all that was said beside it.
     const given = history.find((one) => one.entry === entry.id);
     history = history.filter((one) => one !== given);
+    offerUndo();
     if (given && status === 400) {
       sayNotAskedFor(message);
       comeBack(given.article, given.draft);
@@ -326,12 +327,15 @@ function undo() {
     count(outbox.entry(undone));
     delete article.dataset.revises; // a change that was sent takes back what it changed as well
   }
+  offerUndo();
   putInFront(article, draft);
 }
 
 // What was answered or put aside before this page was loaded. It is named, so that a second try takes nothing else back.
 async function undoEarlier() {
   if (!(await outbox.flush())) return; // which has said why; what waits may be what is meant
+  if (history.length) return; // something was said meanwhile, which is not what was meant
+  if (!last && !aside) return offerUndo();
   const [judgment, skipped] = [last, aside];
   const outcome = await post(urls.undoUrl, skipped ? { assignment: skipped, put_aside: true } : { judgment });
   if (judgment !== last || skipped !== aside) return; // a press before this one has done it

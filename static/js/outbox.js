@@ -86,6 +86,7 @@ export class Outbox {
     this.retryMs = FIRST_RETRY_MS;
     this.count = 0;
     addEventListener("online", () => this.flush());
+    addEventListener("beforeunload", (event) => this.memory.size && event.preventDefault());
   }
 
   add(url, body, about = {}) {
@@ -132,6 +133,11 @@ export class Outbox {
 
   entries() {
     return this.ids().map((id) => this.entry(id)).filter(Boolean);
+  }
+
+  // Whether something is there of an assignment: what was typed beside it may be needed again.
+  holds(assignment) {
+    return this.entries().some((entry) => entry.body.assignment === assignment);
   }
 
   // Whether something is there that can be expected to arrive soon.

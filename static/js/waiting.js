@@ -18,7 +18,7 @@ function say(sentence) {
 const outbox = new Outbox(`tastemaker:${line.dataset.person}`, {
   delivered: (entry, reply, left) => {
     say(words(left ? "saving" : "saved"));
-    if (entry.about.kind !== "undo") drafts.forget(entry.body.assignment);
+    if (entry.about.kind !== "undo" && !outbox.holds(entry.body.assignment)) drafts.forget(entry.body.assignment);
   },
   refused: (_, message) => say(message || words("refused")),
   waiting: (left, { signedOut, other, faulty }) => {

@@ -49,3 +49,64 @@ def test_what_a_filter_on_the_way_refuses_holds_back_nothing_else(desk, pairs, j
     page.unroute("**/label/answer/")
     page.evaluate("() => dispatchEvent(new Event('online'))")
     until(lambda: len(judged()) == 2)
+
+
+def test_what_was_typed_stays_while_an_undo_waits_behind_its_answer(desk, pairs, judged, until):
+    pairs(2)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    for act in ("answer", "undo"):
+        page.route(f"**/label/{act}/", lambda route: route.abort())
+    page.keyboard.press("c")
+    page.get_by_label("In a sentence").fill("It says sorry.")
+    page.keyboard.press("Control+Enter")
+    press(page, "1")
+    page.keyboard.press("z")
+    other = page.context.new_page()
+    other.goto(page.url.replace("label/", "qualification/"))  # which sends both
+    other.wait_for_function("() => !Object.keys(localStorage).some((key) => key.startsWith('tastemaker:'))")
+    page.unroute_all()
+    page.reload()
+    page.keyboard.press("c")
+    expect(page.get_by_label("In a sentence")).to_have_value("It says sorry.")
+    page.keyboard.press("Control+Enter")
+    press(page, "1")
+    until(lambda: [one.reason for one in judged()] == ["It says sorry."])
+
+
+def test_nothing_left_to_take_back_is_no_error(desk, pairs, judged, until):
+    pairs(3)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    press(page, "1")
+    wait_for_receipts(page)
+    asked = []
+    page.on("request", lambda request: asked.append(request.post_data) if "/undo/" in request.url else None)
+    page.keyboard.press("z")
+    page.keyboard.press("z")
+    until(lambda: judged() == [])
+    wait_for_receipts(page)
+    expect(page.get_by_role("button", name="Take it back")).to_be_disabled()
+    page.wait_for_timeout(300)
+    assert len(asked) == 1
+    expect(page.get_by_role("status")).to_have_text("Taken back")
+
+
+def test_what_is_answered_while_an_undo_waits_is_not_what_was_meant(desk, pairs, judged, until):
+    pairs(4)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    press(page, "1")
+    wait_for_receipts(page)
+    held = []
+    page.route("**/label/answer/", lambda route: held.append(route) if len(held) < 2 else route.continue_())
+    press(page, "2")
+    page.reload()
+    until(lambda: len(held) == 2)
+    page.keyboard.press("z")  # means the second answer, which is on its way
+    press(page, "3")
+    held[1].continue_()
+    until(lambda: len(judged()) == 3)
+    wait_for_receipts(page)
+    page.wait_for_load_state("networkidle")
+    assert len(judged()) == 3

@@ -8,7 +8,7 @@ from django.db import connection
 from labeling.agreement import with_others
 from labeling.assignment import next_for
 from labeling.judging import record, withdraw
-from labeling.models import Judgment
+from labeling.models import Completion, Edit, Judgment
 from labeling.views.mine import page_of, verdict_in_words
 from tests.labeling.conftest import rows_read
 
@@ -162,6 +162,23 @@ def test_words_are_found_as_they_are_written(
     page = client.get(f"/p/{project.slug}/mine/", {"q": words})
     assert page.status_code == 200
     assert ("Look again" in page.content.decode()) is finds
+
+
+def test_reasons_that_were_picked_and_better_answers_are_found_too(
+    client, project, bob, make_comparison, answer
+):
+    project.reason_tags = ["More correct", "kinder"]
+    project.save()
+    make_comparison()
+    judgment = answer(bob, reason_tags=["More correct"])
+    client.force_login(bob)
+    for words, finds in (("more corr", True), ("kinder", False), ("correct\nkinder", False)):
+        page = client.get(f"/p/{project.slug}/mine/", {"q": words}).content.decode()
+        assert ("Look again" in page) is finds
+    completion = Completion.objects.add(judgment.comparison.prompt, "Of course, gladly.", "bob")
+    original = judgment.comparison.candidates.first().completion
+    Edit.objects.create(judgment=judgment, original=original, completion=completion)
+    assert "Look again" in client.get(f"/p/{project.slug}/mine/", {"q": "GLADLY"}).content.decode()
 
 
 @pytest.mark.parametrize("again", ["0", "-1", "x", "9" * 30, "1;drop", ""])
