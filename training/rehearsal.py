@@ -197,13 +197,12 @@ class SimulatedAnnotator:
         prompt = assignment["prompt"][-1]["content"]
         texts = [candidate["text"] for candidate in sorted(assignment["candidates"], key=lambda c: c["side"])]
         first, second = sorted(texts)
-        answer = gold.gold_preference(
-            prompt, first, second, random.Random(f"{self.seed}|{prompt}|{first}|{second}")
-        )
+        rng = random.Random(f"{self.seed}|{prompt}|{first}|{second}")
+        answer = gold.gold_preference(prompt, first, second, rng)
         body: dict[str, Any] = {
             "verdict": answer.verdict,
             "client_key": str(uuid.uuid4()),
-            "seconds_spent": 0.0,
+            "seconds_spent": round(rng.lognormvariate(2.2, 0.5), 1),  # around nine seconds, as people take
         }
         if answer.verdict == "preferred":
             body |= {

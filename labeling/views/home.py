@@ -4,9 +4,9 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import ValidationError
 from django.db.models import F
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.utils.translation import gettext as _
@@ -42,7 +42,7 @@ def home(request: HttpRequest) -> HttpResponse:
     """The projects of a person. Who manages one, or is staff, may make another."""
     may_create = can_create_project(request.user)
     if request.method == "POST" and not may_create:
-        raise PermissionDenied
+        raise Http404
     form = NewProjectForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:
@@ -108,7 +108,7 @@ def guidelines(request: HttpRequest, slug: str) -> HttpResponse:
     form = GuidelinesForm(request.POST or None, initial=words) if editing else None
     if request.method == "POST":
         if form is None:
-            raise PermissionDenied
+            raise Http404
         if form.is_valid() and not form.came_too_late():
             save_guidelines(project, form.cleaned_data["guidelines"], request.user)
             messages.success(request, _("Saved. Annotators see them from their next page on."))

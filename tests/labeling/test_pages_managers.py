@@ -61,7 +61,7 @@ def test_an_annotator_reads_the_guidelines_and_cannot_write_them(client, project
     path = f"/p/{project.slug}/guidelines/"
     assert client.get(path).status_code == 200
     assert "<textarea" not in client.get(path + "?edit").content.decode()
-    assert client.post(path, {"guidelines": "mine"}).status_code == 403
+    assert client.post(path, {"guidelines": "mine"}).status_code == 404
     project.refresh_from_db()
     assert project.guidelines == ""
 
@@ -97,7 +97,7 @@ def test_a_manager_makes_a_project_and_manages_it(as_alice, alice, project):
 def test_an_annotator_cannot_make_a_project(client, project, bob):
     client.force_login(bob)
     assert "New project" not in client.get("/").content.decode()
-    assert client.post("/", {"name": "Mine", "overlap": 1}).status_code == 403
+    assert client.post("/", {"name": "Mine", "overlap": 1}).status_code == 404
     assert Project.objects.count() == 1
 
 
