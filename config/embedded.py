@@ -22,6 +22,7 @@ from urllib.parse import quote
 DATABASE = "tastemaker"
 SYSTEM_USER = "pgserver"  # PostgreSQL refuses to run as root
 START_SECONDS = 60
+MEMORY_HELD = b"pre-existing shared memory block"  # by the last process of a server that was killed
 SOCKET_PATH_LIMIT = 100  # Linux allows 107 bytes, macOS 103
 
 POSTGRES_SETTINGS = {
@@ -138,9 +139,26 @@ def _start_postgres(data: Path) -> None:
     sockets = _socket_folder(folder)
     _private_folder(sockets, _system_user())
     options = " ".join(f"-c {name}='{value}'" for name, value in POSTGRES_SETTINGS.items())
-    _postgres("pg_ctl", data, "start", "-w", "-t", str(START_SECONDS), "-l", str(folder / "log"),
-              "-o", f"-k '{sockets}' {options}")  # fmt: skip
+    log, deadline = folder / "log", time.monotonic() + START_SECONDS
+    while True:
+        written_before = log.stat().st_size if log.exists() else 0
+        try:
+            _postgres("pg_ctl", data, "start", "-w", "-t", str(START_SECONDS), "-l", str(log),
+                      "-o", f"-k '{sockets}' {options}")  # fmt: skip
+            break
+        except ServerError:
+            if time.monotonic() > deadline or MEMORY_HELD not in _tail(log, written_before):
+                raise
+            time.sleep(0.2)
     _create_database(data)
+
+
+def _tail(file: Path, start: int) -> bytes:
+    if not file.exists():
+        return b""
+    with file.open("rb") as opened:
+        opened.seek(start)
+        return opened.read()
 
 
 def _postgres_answers(data: Path) -> bool:

@@ -5,9 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 import redis
@@ -139,11 +140,24 @@ def test_a_killed_server_is_started_again_with_its_data(data):
     postmaster = int((data / "postgres" / "postmaster.pid").read_text().split()[0])
     os.kill(postmaster, signal.SIGKILL)
     os.kill(int((data / "redis" / "valkey.pid").read_text()), signal.SIGKILL)
-    time.sleep(0.5)
     embedded.start(data)
     with psycopg.connect(embedded.database_url(data)) as connection:
         assert connection.execute("SELECT word FROM kept").fetchone() == ("still here",)
     assert redis.from_url(embedded.redis_url(data)).ping()
+    release()
+
+
+def test_a_killed_server_is_started_again_once_its_last_process_has_let_its_memory_go(data):
+    release = embedded.hold(data)
+    with psycopg.connect(embedded.database_url(data)) as connection:
+        backend = psutil.Process(connection.info.backend_pid)
+        backend.suspend()
+        psutil.Process(int((data / "postgres" / "postmaster.pid").read_text().split()[0])).kill()
+        lets_go = threading.Timer(3, backend.kill)
+        lets_go.start()
+        embedded.start(data)
+        lets_go.join()
+    assert answers(data)
     release()
 
 
