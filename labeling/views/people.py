@@ -8,7 +8,7 @@ from typing import NamedTuple
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -113,14 +113,29 @@ def work_by_person(project: Project) -> dict[int, Work]:
 
 @transaction.atomic
 def invite(project: Project, username: str, role: str) -> tuple[User, str | None]:
-    """Put a person into the project. Returns them, and the password if the account is new."""
-    user = User.objects.filter(username=username).first()
+    """Put a person into the project. Returns them, and the password if the account is new.
+
+    Raises ValidationError for a closed account and for who is there already: the role of a manager is not to be lost
+    to a mistyped name.
+    """
+    project = Project.objects.select_for_update(no_key=True).get(
+        pk=project.pk
+    )  # a form sent twice comes in turn
+    users = User.objects.order_by("id")
+    user = users.filter(username=username).first() or users.filter(username__iexact=username).first()
     if user and not user.is_active:
         raise ValidationError({"username": "This account is closed and cannot join."})
+    if user and (place := Membership.objects.active().filter(project=project, user=user).first()):
+        said = f"{user.username} is in the project already, as {place.get_role_display()}."
+        raise ValidationError({"username": f"{said} The table changes the role, and makes a new password."})
     password = None
     if user is None:
         password = random_password()
-        user = User.objects.create_user(username, password=password)
+        try:
+            with transaction.atomic():
+                user = User.objects.create_user(username, password=password)
+        except IntegrityError:  # in another project, at the same moment
+            raise ValidationError({"username": "This name was taken just now; add it again."}) from None
     add_member(project, user, role)
     return user, password
 

@@ -6,6 +6,7 @@ from allauth.mfa.totp.internal.auth import TOTP, generate_totp_secret
 from django.core.cache import cache
 from django.urls import reverse
 
+from config.supervisor import free_port
 from labeling.models import User
 
 pytestmark = pytest.mark.django_db
@@ -61,3 +62,21 @@ def test_guesses_count_for_who_makes_them_and_not_for_the_proxy(client, settings
         refused = enter(client, f"nobody-{number}", address="203.0.113.9")
     assert refused.status_code == 429
     assert enter(client, "alice", address="192.0.2.7").status_code == 302
+
+
+def test_who_tries_too_often_is_told_so_on_a_page_of_ours(client, alice):
+    for number in range(40):
+        refused = enter(client, f"nobody-{number}")
+    assert refused.status_code == 429
+    assert "Too much was tried from here" in refused.content.decode()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", ""])
+def test_an_address_is_kept_though_no_letter_can_be_sent(client, settings, alice, host):
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.EMAIL_HOST, settings.EMAIL_PORT = host, free_port()
+    enter(client, "alice")
+    said = {"email": "new@example.org", "action_add": ""}
+    page = client.post(reverse("account_email"), said, follow=True).content.decode()
+    assert "new@example.org" in page and "Confirmation email sent" not in page
+    assert ("The mail could not be sent." in page) is bool(host)

@@ -6,11 +6,12 @@ import re
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import transaction
 from knox.models import get_token_model
 
 from labeling.models import DatasetVersion, Membership, Project, Prompt, User
 from labeling.projects import create_project, save_guidelines
-from labeling.views.people import work_by_person
+from labeling.views.people import invite, work_by_person
 from tests.labeling.conftest import rows_read
 
 
@@ -299,6 +300,31 @@ def test_nobody_can_sign_up_by_themselves(client, db):
 def test_a_wrong_password_is_refused_with_a_sentence(client, bob):
     html = client.post("/accounts/login/", {"login": "bob", "password": "wrong"}).content.decode()
     assert 'role="alert"' in html and "not correct" in html
+
+
+def test_who_is_there_is_not_added_again_in_another_role_or_by_another_spelling(as_alice, project, bob):
+    path = f"/p/{project.slug}/people/"
+    for name, role, said in (
+        ("alice", "annotator", "alice is in the project already, as manager."),
+        ("BOB", "reviewer", "bob is in the project already, as annotator."),
+    ):
+        page = as_alice.post(path, {"username": name, "role": role})
+        assert said in page.content.decode()
+    roles = dict(project.memberships.values_list("user__username", "role"))
+    assert (roles["alice"], roles["bob"], len(roles)) == ("manager", "annotator", 3)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_person_added_twice_at_once_is_one_account_whose_password_is_shown_once(project, alice, at_once):
+    start, finish = at_once
+    with transaction.atomic():
+        Project.objects.select_for_update().get(pk=project.pk)
+        start(
+            one=lambda: invite(project, "dora", "annotator"),
+            other=lambda: invite(project, "dora", "annotator"),
+        )
+    outcomes = sorted(finish().values(), key=lambda one: isinstance(one, Exception))
+    assert outcomes[0][1] and "dora is in the project already" in str(outcomes[1])
 
 
 def as_shown(page):
