@@ -31,7 +31,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 PASSWORD = "a long passphrase"
-WAIT_SECONDS = 30  # several browsers share two cores
+WAIT_SECONDS = 60  # several browsers share two cores
 playwright.expect.set_options(timeout=1000 * WAIT_SECONDS)
 
 

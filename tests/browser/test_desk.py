@@ -108,8 +108,8 @@ def test_undo_after_a_reload_takes_nothing_back_while_an_answer_waits(desk, pair
     press(page, "1")
     page.reload()
     expect(page.get_by_role("status")).to_contain_text("The server failed on 1 answer.")
-    page.keyboard.press("z")
-    page.wait_for_load_state("networkidle")
+    with page.expect_response("**/label/answer/"):
+        page.keyboard.press("z")
     page.unroute("**/label/answer/")
     until(lambda: len(judged()) == 2)
     assert judged()[0].assignment_id == first and Judgment.objects.count() == 2
@@ -118,7 +118,7 @@ def test_undo_after_a_reload_takes_nothing_back_while_an_answer_waits(desk, pair
 def test_the_next_comparison_is_there_before_the_answer_has_left(desk, pairs, judged, until):
     pairs(4)
     page = desk()
-    page.wait_for_function("() => document.querySelector('#ahead').content !== null")
+    page.wait_for_function("() => document.querySelector('#ahead').content.children.length > 0")
     page.context.set_offline(True)
     press(page, "1")
     assert judged() == []
@@ -129,10 +129,9 @@ def test_the_next_comparison_is_there_before_the_answer_has_left(desk, pairs, ju
 def test_a_cut_network_loses_nothing_and_doubles_nothing(desk, pairs, judged, until):
     pairs(8)
     page = desk()
-    press(page, "4")
+    with page.expect_request_finished(lambda request: "/label/next/" in request.url):
+        press(page, "4")
     until(lambda: len(judged()) == 1)
-    expect(page.locator("#stage article")).to_be_visible()
-    page.wait_for_load_state("networkidle")
     page.context.set_offline(True)
     press(page, "1")
     page.keyboard.press("7")
@@ -460,10 +459,11 @@ def test_when_all_is_answered_the_page_says_so_and_new_work_appears(desk, pairs,
     expect(page.locator("#stage article")).to_be_visible()
 
 
-def test_after_the_last_answer_the_page_speaks_of_no_lost_connection(desk, pairs, judged):
+def test_after_the_last_answer_the_page_speaks_of_no_lost_connection(desk, pairs, judged, until):
     # The server says that nothing is left while the answer is still on its way.
     pairs(1)
     page = desk()
+    page.wait_for_load_state("networkidle")
     held = []
     page.route("**/label/answer/", lambda route: held.append(route))
     page.evaluate(
@@ -475,7 +475,7 @@ def test_after_the_last_answer_the_page_speaks_of_no_lost_connection(desk, pairs
     )
     with page.expect_response("**/label/next/"):
         page.keyboard.press("4")
-    page.wait_for_timeout(200)
+    until(lambda: held)
     held[0].continue_()
     expect(page.get_by_text("Nothing waits for you right now")).to_be_visible()
     assert len(judged()) == 1

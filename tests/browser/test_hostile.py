@@ -61,7 +61,7 @@ def test_no_payload_runs_asks_another_host_or_breaks_the_page(desk, project, liv
 
 
 @pytest.mark.parametrize("script", ["inline", "handler", "eval"])
-def test_the_content_policy_stops_what_a_sanitiser_might_miss(desk, pairs, script, faults):
+def test_the_content_policy_stops_what_a_sanitiser_might_miss(desk, pairs, script, faults, until):
     """The wall behind the wall: script put into the page by hand does not run."""
     pairs(1)
     page = desk()
@@ -71,9 +71,8 @@ def test_the_content_policy_stops_what_a_sanitiser_might_miss(desk, pairs, scrip
         "eval": "const b = document.createElement('button'); b.setAttribute('onclick', 'window.hacked = 1'); document.body.append(b); b.click()",
     }
     page.evaluate(f"() => {{ {attempts[script]} }}")
-    page.wait_for_timeout(300)
+    until(lambda: any("Content Security Policy" in fault for fault in faults))
     assert page.evaluate("typeof window.hacked") == "undefined"
-    assert any("Content Security Policy" in fault for fault in faults)
 
 
 def test_a_very_long_answer_is_shown_whole_and_the_bar_still_works(desk, project):
@@ -185,7 +184,7 @@ HEAVY = {
 
 
 # On two busy cores they took 0.7 to 1.9; 132,000 marks of what cannot be seen, each an element of the page, 8.2.
-MOST_SECONDS = dict.fromkeys(HEAVY, 5) | {"invisible": 15}
+MOST_SECONDS = dict.fromkeys(HEAVY, 30) | {"invisible": 60}
 
 
 @pytest.mark.timeout(240)
