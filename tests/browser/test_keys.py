@@ -38,11 +38,11 @@ def test_keys_are_changed_from_the_desk_and_hold_in_another_browser(
     page.get_by_label("A is much better").click()
     page.keyboard.type("j")  # what was there is selected
     page.get_by_label("A is slightly better").fill("k")
-    page.get_by_label("Skip").fill("4")
+    page.get_by_label("Skip", exact=True).fill("4")
     page.get_by_role("button", name="Save these keys").click()
     expect(page.get_by_text("The same key is set for: Tie, Answer D.")).to_be_visible()
     expect(page.get_by_label("A is much better")).to_have_value("j")
-    page.get_by_label("Skip").fill("x")
+    page.get_by_label("Skip", exact=True).fill("x")
     page.get_by_role("button", name="Save these keys").click()
     expect(page.get_by_text("Saved. Your desk has these keys")).to_be_visible()
     assert User.objects.get(pk=bob.pk).own_keys == {"a3": "j", "a1": "k", "skip": "x"}
