@@ -53,6 +53,21 @@ def begin(page: Page) -> None:
         page.wait_for_load_state("networkidle")
 
 
+def put_in_order(page: Page) -> None:
+    """Half of an order: the third before the first two, which are tied."""
+    page.keyboard.press("Backspace")
+    page.keyboard.type("31=2")
+
+
+def rewrite(page: Page) -> None:
+    """A better answer, begun from A."""
+    open_dialog("e", page)
+    text = page.locator("#better-text")
+    page.wait_for_function("() => document.querySelector('#better-text').value")
+    text.press("Control+End")
+    text.press_sequentially(" I am sorry for the trouble.")
+
+
 class Shot(NamedTuple):
     """A page, by the name of its route, and whose it is."""
 
@@ -70,7 +85,9 @@ SHOTS = [
     Shot("desk", "labeling:label", ANNOTATOR),
     Shot("desk-why", "labeling:label", ANNOTATOR, "criteria", act=partial(open_dialog, "c")),
     Shot("desk-keys", "labeling:label", ANNOTATOR, act=partial(open_dialog, "?")),
-    Shot("desk-rankings", "labeling:label", ANNOTATOR, "rankings"),
+    Shot("desk-differences", "labeling:label", ANNOTATOR, act=lambda page: page.keyboard.press("d")),
+    Shot("desk-better", "labeling:label", ANNOTATOR, act=rewrite),
+    Shot("desk-rankings", "labeling:label", ANNOTATOR, "rankings", act=put_in_order),
     Shot("desk-criteria", "labeling:label", ANNOTATOR, "criteria"),
     Shot("desk-conversations", "labeling:label", ANNOTATOR, "conversations"),
     Shot("my-answers", "labeling:mine", ANNOTATOR),
