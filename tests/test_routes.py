@@ -5,12 +5,14 @@ address names beside the project: a row that is not there is found by nobody, wh
 """
 
 import json
+import uuid
 
 import pytest
 from django.urls import URLPattern, get_resolver, reverse
 
 from labeling.assignment import next_for
-from labeling.models import Completion, Prompt, User
+from labeling.judging import record
+from labeling.models import Completion, Judgment, Prompt, User
 from labeling.projects import add_member, create_project
 from labeling.selection import create_comparison
 
@@ -162,3 +164,26 @@ def test_another_persons_comparison_is_not_found(client, project, bob, act):
         client.force_login(person)
         response = client.post(path, json.dumps(body), content_type="application/json")
         assert response.status_code == expected, (person, response.content)
+
+
+@pytest.mark.django_db
+def test_another_persons_judgment_is_neither_changed_nor_taken_back(client, project, bob):
+    prompt = Prompt.objects.add(project, "Which?")
+    create_comparison(project, prompt, [Completion.objects.add(prompt, t, t) for t in "ab"], overlap=2)
+    bobs = record(next_for(bob, project), "tie", uuid.uuid4())
+    eve = User.objects.create_user("eve")
+    add_member(project, eve, "annotator")
+    own = next_for(eve, project)
+    client.force_login(eve)
+    said = {"verdict": "all_bad", "client_key": str(uuid.uuid4()), "revises": bobs.pk}
+    for act, body in (
+        ("answer", said | {"assignment": own.pk}),
+        ("answer", said | {"assignment": bobs.assignment_id}),
+        ("undo", {"judgment": bobs.pk}),
+        ("undo", {"assignment": bobs.assignment_id, "client_key": str(bobs.client_key)}),
+        ("undo", {"assignment": bobs.assignment_id, "put_aside": True}),
+    ):
+        path = reverse(f"labeling:{act}", args=[project.slug])
+        assert client.post(path, json.dumps(body), content_type="application/json").status_code == 404, body
+    bobs.refresh_from_db()
+    assert (bobs.verdict, bobs.is_current, Judgment.objects.count()) == ("tie", True, 1)

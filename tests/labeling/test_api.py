@@ -158,6 +158,14 @@ def test_another_annotator_cannot_touch_bobs_work(world, make_annotator):
     assert Judgment.objects.count() == 1
 
 
+def test_a_manager_of_another_project_finds_none_of_these_rows(world, charlie):
+    create_project("Elsewhere", charlie)
+    for route, method, body, _ in MATRIX:
+        assert (
+            getattr(as_(charlie), method)(at(route, world[route]), body, format="json").status_code == 404
+        ), route
+
+
 def test_who_left_the_project_has_lost_their_work_too(world, project, bob):
     from labeling.projects import remove_member
 

@@ -3,6 +3,7 @@ from django.urls import resolve, reverse
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from labeling.projects import create_project
 from training import loop, runs
 from training.api.urls import urlpatterns
 from training.models import Metric, Round, Run
@@ -61,6 +62,16 @@ def test_annotators_and_strangers_find_nothing_and_reviewers_only_read(
     assert Run.objects.get(pk=queued_run.pk).status == "queued", "nothing was done"
     assert Round.objects.get().outcome == ""
     assert call(alice, method, path).status_code not in (403, 404)
+
+
+@pytest.mark.parametrize(("method", "path"), ADDRESSES)
+def test_a_manager_of_another_project_finds_none_of_these_rows(
+    call, charlie, queued_run, loop_settings, method, path
+):
+    create_project("Elsewhere", charlie)
+    round = loop.start_round(queued_run.project)
+    path = path.format(run=queued_run.pk, model=loop_settings.policy.pk, round=round.pk)
+    assert call(charlie, method, path).status_code == 404
 
 
 def test_a_run_is_started_by_names_followed_and_stopped(call, alice, prompts, loop_settings):
