@@ -70,17 +70,14 @@ def stream_judgments(project: Project, after: int = 0) -> Iterator[bytes]:
     for rows in _chunks(judgments, columns):
         texts, authors = _candidates({row["comparison"] for row in rows}, "text", "author")
         for row in rows:
+            _fill(row, pseudonyms)
             row["completions"], row["authors"] = texts[row["comparison"]], authors[row["comparison"]]
             names = dict.fromkeys([*project.criteria, *row["ratings"]])
             row["ratings"] = {name: row["ratings"].get(name, []) for name in names}
-            row["annotator"] = pseudonyms.get(row["annotator"], "")
+            row["ranking"], row["edit"] = row["ranking"] or [], row["edit"] or ""
+            row["strength"] = row["strength"] or 0
             row["judged_at"] = _iso(row["judged_at"])
-            row["seconds_spent"] = row["seconds_spent"] or 0.0
-            yield _line(
-                row
-                | {name: row[name] or 0 for name in ("strength", "repeat_of")}
-                | {"ranking": row["ranking"] or [], "edit": row["edit"] or ""}
-            )
+            yield _line(row)
 
 
 def stream_demonstrations(project: Project, after: int = 0, split: str = "") -> Iterator[bytes]:
@@ -118,11 +115,9 @@ def stream_demonstrations(project: Project, after: int = 0, split: str = "") -> 
     for rows in _chunks(edits, columns):
         positions = _positions({row["comparison"] for row in rows})
         for row in rows:
+            _fill(row, pseudonyms)
             row["original_side"] = row.pop("sides").index(positions[row["comparison"], row["original_side"]])
-            row["annotator"] = pseudonyms.get(row["annotator"], "")
-            row["seconds_spent"] = row["seconds_spent"] or 0.0
             row["written_at"] = _iso(row["written_at"])
-            row["repeat_of"] = row["repeat_of"] or 0
             yield _line(row)
 
 
@@ -152,10 +147,8 @@ def stream_put_aside(project: Project, after: int = 0) -> Iterator[bytes]:
     for rows in _chunks(project.put_aside.filter(id__gt=after).order_by("id"), columns):
         (texts,) = _candidates({row["comparison"] for row in rows}, "text")
         for row in rows:
-            row["annotator"] = pseudonyms.get(row["annotator"], "")
+            _fill(row, pseudonyms)
             row["at"] = _iso(row["at"])
-            row["seconds_spent"] = row["seconds_spent"] or 0.0
-            row["repeat_of"] = row["repeat_of"] or 0
             row["completions"] = texts[row["comparison"]]
             yield _line(row)
 
@@ -235,22 +228,24 @@ def read_rows(project: Project, preferences: PreferenceQuerySet, *more: str) -> 
         "judgment": "judgment_id",
         "repeat_of": REPEAT_OF,
     } | {name: name for name in more}
-    values = preferences.values_list(*columns.values(), "judgment__assignment__sides")
-    with transaction.atomic():  # a cursor inside a transaction reads as it goes; one outside reads all first
-        read = values.iterator(chunk_size=ROWS_AT_A_TIME)
-        while chunk := list(itertools.islice(read, ROWS_AT_A_TIME)):
-            rows = [dict(zip(columns, value, strict=False)) for value in chunk]
-            positions = _positions({row["comparison"] for row in rows})
-            for row, (*_, sides) in zip(rows, chunk, strict=True):
-                places = [positions.get((row["comparison"], row[f"{side}_side"])) for side in PAIR]
-                row["criteria"] = _criteria(project, row["criteria"], places)
-                for side, place in zip(PAIR, places, strict=True):
-                    row[f"{side}_side"] = UNSEEN if place is None else sides.index(place)
-                row["annotator"] = pseudonyms.get(row["annotator"], "")
-                row["seconds_spent"] = row["seconds_spent"] or 0.0
-                row["judged_at"] = _iso(row["judged_at"])
-                row["repeat_of"] = row["repeat_of"] or 0
-                yield row
+    for rows in _chunks(preferences, columns | {"sides": "judgment__assignment__sides"}):
+        positions = _positions({row["comparison"] for row in rows})
+        for row in rows:
+            _fill(row, pseudonyms)
+            sides = row.pop("sides")
+            places = [positions.get((row["comparison"], row[f"{side}_side"])) for side in PAIR]
+            row["criteria"] = _criteria(project, row["criteria"], places)
+            for side, place in zip(PAIR, places, strict=True):
+                row[f"{side}_side"] = UNSEEN if place is None else sides.index(place)
+            row["judged_at"] = _iso(row["judged_at"])
+            yield row
+
+
+def _fill(row: Row, pseudonyms: dict[int, str]) -> None:
+    """What every row of a person's work has, without nulls."""
+    row["annotator"] = pseudonyms.get(row["annotator"], "")
+    row["seconds_spent"] = row["seconds_spent"] or 0.0
+    row["repeat_of"] = row["repeat_of"] or 0
 
 
 def _pseudonyms(project: Project) -> dict[int, str]:

@@ -1,6 +1,5 @@
 """What people said out: streams of what stands now, and frozen versions."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from django.db.models import QuerySet
@@ -19,31 +18,41 @@ from labeling.access import MANAGER, READING, access_dataset, access_project
 from labeling.api import serializers
 from labeling.api.paging import NewestFirst
 from labeling.datasets import freeze
-from labeling.exports import (
-    stream_demonstrations,
-    stream_judgments,
-    stream_preferences,
-    stream_put_aside,
-    stream_qualification,
-)
-from labeling.models import DatasetVersion, Project
+from labeling.exports import STREAMS
+from labeling.models import DatasetVersion
 
 LINES = "application/x-ndjson"
 LISTS = ("tags", "authors", "annotators")
 
 
-class StreamSerializer(serializers.FilterSerializer):
-    after = fields.IntegerField(
-        min_value=0,
-        max_value=serializers.MAX_ID,
-        default=0,
-        help_text="The id of the last line that you have; the stream goes on behind it.",
+def _after(help_text: str) -> fields.IntegerField:
+    return fields.IntegerField(min_value=0, max_value=serializers.MAX_ID, default=0, help_text=help_text)
+
+
+LATER = "The id of the last line that you have; the stream goes on behind it."
+
+
+class LaterSerializer(serializers.Strict):
+    after = _after(LATER)
+
+
+class FilteredSerializer(serializers.FilterSerializer):
+    after = _after(LATER)
+
+
+class CutSerializer(serializers.Strict):
+    after = _after(
+        "The id of the last line that you have of a stream that was cut. For what is new, read all again: rows "
+        "are put aside and decided on in another order than that of their ids."
     )
 
 
-def attached(project: Project, name: str, lines: Iterator[bytes]) -> StreamingHttpResponse:
+def streamed(request: Request, slug: str, name: str, asked: type[fields.Serializer]) -> StreamingHttpResponse:
     """Lines as a file to be saved, sent while they are read."""
-    response = StreamingHttpResponse(lines, content_type=LINES)
+    project = access_project(request.user, slug, *READING)
+    asks = asked(data=_query(request))
+    asks.is_valid(raise_exception=True)
+    response = StreamingHttpResponse(STREAMS[name](project, **asks.validated_data), content_type=LINES)
     response["Content-Disposition"] = f'attachment; filename="{project.slug}-{name}.jsonl"'
     return response
 
@@ -53,24 +62,11 @@ class PreferencesView(APIView):
         summary="Stream the current preferences",
         description="JSON lines in order of id, each with the same keys and types. Ties only with "
         "ties=include. A connection that was cut is resumed with after.",
-        parameters=[StreamSerializer],
+        parameters=[FilteredSerializer],
         responses={(200, LINES): serializers.PreferenceSerializer, 400: serializers.ErrorSerializer},
     )
     def get(self, request: Request, slug: str) -> StreamingHttpResponse:
-        project = access_project(request.user, slug, *READING)
-        asked = StreamSerializer(data=_query(request))
-        asked.is_valid(raise_exception=True)
-        lines = stream_preferences(project, **asked.validated_data)
-        return attached(project, "preferences", lines)
-
-
-class LaterSerializer(serializers.Strict):
-    after = fields.IntegerField(
-        min_value=0,
-        max_value=serializers.MAX_ID,
-        default=0,
-        help_text="The id of the last line that you have; the stream goes on behind it.",
-    )
+        return streamed(request, slug, "preferences", FilteredSerializer)
 
 
 class JudgmentsView(APIView):
@@ -82,35 +78,18 @@ class JudgmentsView(APIView):
         responses={(200, LINES): serializers.JudgmentLineSerializer, 400: serializers.ErrorSerializer},
     )
     def get(self, request: Request, slug: str) -> StreamingHttpResponse:
-        project = access_project(request.user, slug, *READING)
-        asked = LaterSerializer(data=_query(request))
-        asked.is_valid(raise_exception=True)
-        return attached(project, "judgments", stream_judgments(project, **asked.validated_data))
-
-
-class AfterSerializer(serializers.Strict):
-    after = fields.IntegerField(
-        min_value=0,
-        max_value=serializers.MAX_ID,
-        default=0,
-        help_text="The id of the last line that you have of a stream that was cut. For what is new, read all again: rows "
-        "are put aside and decided on in another order than that of their ids.",
-    )
+        return streamed(request, slug, "judgments", LaterSerializer)
 
 
 class PutAsideView(APIView):
     @extend_schema(
         summary="Stream what people skipped and reported",
         description="JSON lines in order of id, each with its reason and, of a report, what was decided.",
-        parameters=[AfterSerializer],
+        parameters=[CutSerializer],
         responses={(200, LINES): serializers.PutAsideSerializer, 400: serializers.ErrorSerializer},
     )
     def get(self, request: Request, slug: str) -> StreamingHttpResponse:
-        project = access_project(request.user, slug, *READING)
-        asked = AfterSerializer(data=_query(request))
-        asked.is_valid(raise_exception=True)
-        lines = stream_put_aside(project, **asked.validated_data)
-        return attached(project, "put-aside", lines)
+        return streamed(request, slug, "put-aside", CutSerializer)
 
 
 class DemonstrationsView(APIView):
@@ -121,24 +100,18 @@ class DemonstrationsView(APIView):
         responses={(200, LINES): serializers.DemonstrationSerializer, 400: serializers.ErrorSerializer},
     )
     def get(self, request: Request, slug: str) -> StreamingHttpResponse:
-        project = access_project(request.user, slug, *READING)
-        asked = LaterSerializer(data=_query(request))
-        asked.is_valid(raise_exception=True)
-        return attached(project, "demonstrations", stream_demonstrations(project, **asked.validated_data))
+        return streamed(request, slug, "demonstrations", LaterSerializer)
 
 
 class QualificationView(APIView):
     @extend_schema(
         summary="Stream what people said in the qualification round",
         description="JSON lines in order of id. They are no judgments, and nothing learns from them.",
-        parameters=[AfterSerializer],
+        parameters=[CutSerializer],
         responses={(200, LINES): serializers.QualificationLineSerializer, 400: serializers.ErrorSerializer},
     )
     def get(self, request: Request, slug: str) -> StreamingHttpResponse:
-        project = access_project(request.user, slug, *READING)
-        asked = AfterSerializer(data=_query(request))
-        asked.is_valid(raise_exception=True)
-        return attached(project, "qualification", stream_qualification(project, **asked.validated_data))
+        return streamed(request, slug, "qualification", CutSerializer)
 
 
 def _query(request: Request) -> dict[str, Any]:

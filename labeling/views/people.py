@@ -118,9 +118,8 @@ def invite(project: Project, username: str, role: str) -> tuple[User, str | None
     Raises ValidationError for a closed account and for who is there already: the role of a manager is not to be lost
     to a mistyped name.
     """
-    project = Project.objects.select_for_update(no_key=True).get(
-        pk=project.pk
-    )  # a form sent twice comes in turn
+    # A form sent twice comes in turn.
+    project = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
     users = User.objects.order_by("id")
     user = users.filter(username=username).first() or users.filter(username__iexact=username).first()
     if user and not user.is_active:
