@@ -34,3 +34,8 @@ form.addEventListener("input", () => {
   clearTimeout(timer);
   timer = setTimeout(draw, QUIET_MS);
 });
+
+// A list of many shows what is chosen.
+for (const list of form.querySelectorAll("select[multiple]")) {
+  list.scrollTop = (list.selectedOptions[0]?.offsetTop ?? 0) - list.offsetTop;
+}

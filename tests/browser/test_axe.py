@@ -174,6 +174,8 @@ def test_every_page_that_a_manager_can_open(sign_in, rows, alice, bob, project, 
         for closed in page.locator("main details:not([open]) > summary").all():
             closed.click()
         found[name] = faults_of(page)
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= LOOKS[look]["viewport"]["width"], (name, wide)
     page.goto(names["labeling:question-new"])
     page.evaluate(
         "() => { for (const one of document.querySelectorAll('[required]')) one.required = false; }"

@@ -75,8 +75,8 @@ def test_a_bad_setting_is_shown_where_it_is_and_starts_nothing(sign_in, alice, l
 
 @pytest.mark.parametrize("path", ["loop", "runs", "runs/new/ppo", "versions", "schedules", "loop/settings"])
 def test_no_page_is_wider_than_a_phone(sign_in, alice, looping, faults, path):
-    page = sign_in(alice, f"/p/support/{path}/", viewport={"width": 390, "height": 844})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page = sign_in(alice, f"/p/support/{path}/", viewport={"width": 360, "height": 780})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert faults == []
 
 
