@@ -77,10 +77,14 @@ export async function post(url, values) {
 
 export class Outbox {
   // on: what to call with an entry and the server's word on it (delivered, refused), with how many wait and why
-  // (waiting), and when none does (emptied). They run in the tab that sends, which need not be the one that added it.
+  // (waiting), and when none does (emptied). They run in the tab that sends, and what became of an entry is told in the
+  // tab that added it as well.
   constructor(name, on) {
     this.prefix = `${name}:`;
     this.on = on;
+    this.own = new Set(); // entries that this tab has added, by their ids
+    this.tabs = new BroadcastChannel(name);
+    this.tabs.addEventListener("message", ({ data }) => this.own.has(data.entry.id) && on[data.became](data.entry, ...data.told));
     this.memory = new Map(); // in case the browser keeps no storage for us
     this.failing = new Set(); // the assignments of what the server could not cope with when it was sent last
     this.retryMs = FIRST_RETRY_MS;
@@ -94,6 +98,7 @@ export class Outbox {
     const now = Math.max(Date.now(), newest + 1); // a clock set back must not send an undo before its answer
     const stamp = String(now).padStart(15, "0") + String(this.count++).padStart(6, "0");
     const id = `${this.prefix}${stamp}:${newKey()}`;
+    this.own.add(id);
     this.keep(id, { url, body, about, tried: false });
     this.flush();
     return id;
@@ -181,6 +186,11 @@ export class Outbox {
     return this.flushing;
   }
 
+  tell(became, entry, ...told) {
+    this.tabs.postMessage({ became, entry, told });
+    this.on[became](entry, ...told);
+  }
+
   async takeTurns(work) {
     return navigator.locks ? navigator.locks.request(`${this.prefix}flush`, work) : work();
   }
@@ -214,8 +224,8 @@ export class Outbox {
       this.retryMs = FIRST_RETRY_MS;
       this.failing.delete(entry.body.assignment);
       this.remove(id);
-      if (outcome.done) this.on.delivered(entry, outcome.reply, this.ids().length);
-      else this.on.refused(entry, outcome.message, outcome.status);
+      if (outcome.done) this.tell("delivered", entry, outcome.reply, this.ids().length);
+      else this.tell("refused", entry, outcome.message, outcome.status);
     }
     if (!faulty.size) return true;
     this.on.waiting(this.ids().length, { faulty: true });

@@ -54,6 +54,5 @@ export function sayWaiting(outcome, left) {
 // None waits any more: another tab may have sent them.
 export function endWaiting() {
   if (status.textContent === waitingLine) say("");
-  if (status.textContent === words("saving")) sayInPassing(words("saved"));
   waitingLine = null;
 }

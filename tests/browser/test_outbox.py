@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import wait_for_receipts
-from tests.browser.test_desk import press
+from tests.browser.test_desk import press, shown
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -110,3 +110,28 @@ def test_what_is_answered_while_an_undo_waits_is_not_what_was_meant(desk, pairs,
     wait_for_receipts(page)
     page.wait_for_load_state("networkidle")
     assert len(judged()) == 3
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_what_becomes_of_an_answer_is_told_in_the_tab_that_gave_it(desk, pairs, judged, until, refused):
+    pairs(4)
+    page = desk()
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.wait_for_load_state("networkidle")
+    given = shown(page)
+    assert shown(other) == given
+    if refused:
+        press(page, "1")
+        until(lambda: len(judged()) == 1)
+        wait_for_receipts(page)
+    other.route("**/label/answer/", lambda route: route.abort())
+    other.keyboard.press("7")
+    expect(other.get_by_role("status")).to_contain_text("No connection")
+    page.evaluate("() => dispatchEvent(new Event('online'))")  # this one sends it
+    if refused:
+        expect(other.locator(".status.harm")).to_have_text("You have judged this comparison already.")
+        expect(other.locator("[data-count=today]")).to_have_text("0")  # as it was when this tab was opened
+    else:
+        expect(other.get_by_role("status")).to_have_text("Last answer saved")
+    assert len(judged()) == 1
