@@ -1,5 +1,6 @@
 """The cast: Alice manages the project, Bob annotates, Carol reviews, Charlie may see nothing."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -8,6 +9,14 @@ from urllib.parse import quote
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+gc.disable()  # until all is loaded, of which none is garbage: looking for some takes half of the time
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

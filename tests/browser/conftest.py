@@ -11,8 +11,10 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
+from django.conf import settings
 from django.core.cache import cache
 from django.db import connections
+from django.test import Client
 from django.urls import reverse
 
 from labeling.models import Completion, Judgment, Prompt
@@ -99,7 +101,7 @@ def wait_for_answers():
 
 
 @pytest.fixture
-def sign_in(open_browser):
+def sign_in_by_hand(open_browser):
     """Sign a person in through the door, in a fresh profile; returns the page."""
 
     def sign(person, path="/", **options):
@@ -109,6 +111,24 @@ def sign_in(open_browser):
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Sign in").click()
         page.wait_for_url(lambda url: urlsplit(url).path == path)
+        return page
+
+    return sign
+
+
+@pytest.fixture
+def sign_in(open_browser, live_server):
+    """A person's page in a fresh profile, with the cookie that the door would have given."""
+
+    def sign(person, path="/", **options):
+        client = Client()
+        client.force_login(person)
+        cookie = client.cookies[settings.SESSION_COOKIE_NAME]
+        context = open_browser(**options)
+        context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": live_server.url}])
+        page = context.new_page()
+        page.goto(path)
+        assert urlsplit(page.url).path == path, f"{person} was led from {path} to {page.url}"
         return page
 
     return sign

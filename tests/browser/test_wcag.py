@@ -1,7 +1,8 @@
 """Tab through the pages: it reaches all that can be used, in the order read, seen and named, and never gets caught.
 
 WCAG 2.2: 2.1.1 Keyboard, 2.1.2 No Keyboard Trap, 2.4.3 Focus Order, 2.4.7 Focus Visible, 2.4.11 Focus Not Obscured,
-4.1.2 Name; and 2.3.3 Animation from Interactions. axe looks at a page that stands still, and sees none of them.
+4.1.2 Name; beside them 1.4.10 Reflow, 1.4.12 Text Spacing and 2.3.3 Animation from Interactions. axe looks at a page
+that stands still, and sees none of them.
 """
 
 import pytest
@@ -179,3 +180,67 @@ def test_nothing_moves_for_who_wants_it_still(sign_in, alice, project, pairs):
     assert at > 100
     page.wait_for_timeout(500)
     assert page.evaluate(settled) == at
+
+
+SPACED = """() => {
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(`* { line-height: 1.5 !important; letter-spacing: 0.12em !important; word-spacing: 0.16em !important; }
+        p { margin-bottom: 2em !important; }`);
+    document.adoptedStyleSheets.push(sheet);
+}"""
+CUT_OFF = """() => [...document.querySelectorAll("body *")]
+    .filter((one) => one.checkVisibility() && one.clientWidth > 1 && one.innerText?.trim() && !one.closest(".visually-hidden, .skip"))
+    .filter((one) => {
+        const { overflowX, overflowY, display, textOverflow } = getComputedStyle(one);
+        const holds = one.matches("button, .button, summary, label > span, .badge, kbd");
+        const over = (across) => holds || ["hidden", "clip"].includes(across);
+        if (display === "inline" || textOverflow === "ellipsis") return false;
+        return (over(overflowX) && one.scrollWidth > one.clientWidth + 1) || (over(overflowY) && one.scrollHeight > one.clientHeight + 1);
+    })
+    .map((one) => one.outerHTML.slice(0, 100))"""
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_more_room_between_letters_and_lines_cuts_nothing_off(sign_in, alice, bob, project, width):
+    make_form("criteria", FORMS["criteria"], alice, bob)
+    make_form("facts", FORMS["facts"], alice, bob)
+    page = sign_in(bob, viewport={"width": width, "height": 800})
+    for name, slug in {"label": "criteria", "qualification": "facts", "mine": project.slug}.items():
+        page.goto(reverse(f"labeling:{name}", args=[slug]))
+        page.evaluate(SPACED)
+        assert page.evaluate(CUT_OFF) == [], name
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+    page.goto(reverse("labeling:label", args=["criteria"]))
+    page.evaluate(SPACED)
+    for act in ("why", "better", "skip", "flag"):
+        page.locator(f".extras [data-do={act}]").click()
+        page.locator(f"dialog#{act}[open]").wait_for()
+        assert page.evaluate(CUT_OFF) == [], act
+        page.keyboard.press("Escape")
+
+
+def test_what_is_chosen_is_seen_in_the_systems_own_colours(sign_in, alice, bob):
+    """Windows' contrast themes take every ground away that a page gave (1.4.1 Use of Color, 1.4.11)."""
+    make_form("criteria", FORMS["criteria"], alice, bob)
+    make_form("rankings", FORMS["rankings"], alice, bob)
+    page = sign_in(bob, reverse("labeling:label", args=["criteria"]), forced_colors="active")
+
+    def differs(part, act):
+        before = part.screenshot()
+        act()
+        page.evaluate("document.activeElement.blur()")
+        return part.screenshot() != before
+
+    four = page.locator(".rating label").nth(3)
+    assert differs(four, lambda: four.click())
+    button = page.locator(".extras [data-do=differences]")
+    assert differs(button, lambda: page.keyboard.press("d"))
+    page.keyboard.press("c")
+    reason = page.locator("#why .tags label").first
+    assert differs(reason, lambda: page.keyboard.press("1"))
+    page.goto(reverse("labeling:label", args=["rankings"]))
+    # Its words change as well; its ground is what a glance sees.
+    ground = "() => getComputedStyle(document.querySelector('.pick')).backgroundColor"
+    before = page.evaluate(ground)
+    page.keyboard.press("1")
+    assert page.evaluate(ground) != before
