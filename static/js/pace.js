@@ -1,7 +1,7 @@
 // How many answers stand, as the page shows it: what the server counted when it was loaded, and with it what was said
 // since or waits in this browser, in whichever tab it was said. Each entry of the outbox counts once.
 
-const { answerUrl, undoUrl } = document.querySelector("#stage").dataset;
+const { answerUrl, undoUrl, last } = document.querySelector("#stage").dataset;
 const counted = new Set(); // entries, by their ids
 
 function worth({ url, body }) {
@@ -15,7 +15,10 @@ export function addToPace(by) {
   }
 }
 
-export function count(entry) {
+// judgment: by which number the server has it. What it had when the page was loaded it has counted itself: its receipt
+// was lost, and it was sent again.
+export function count(entry, judgment = Infinity) {
+  if (judgment <= Number(last ?? 0)) return uncount(entry);
   if (counted.has(entry.id)) return;
   counted.add(entry.id);
   addToPace(worth(entry));

@@ -179,6 +179,28 @@ def test_an_answer_whose_receipt_was_lost_is_stored_once(desk, pairs, judged, un
     assert arrived == [200] and Judgment.objects.count() == 1
 
 
+def test_an_answer_whose_receipt_was_lost_counts_once_after_a_reload(desk, pairs, judged, until):
+    pairs(4)
+    page = desk()
+    lost = []
+
+    def lose_the_receipt(route):
+        lost.append(route.fetch().status)
+        route.abort()
+
+    page.route("**/label/answer/", lose_the_receipt)
+    press(page, "2")
+    until(lambda: len(judged()) == 1 and lost)
+    page.reload()
+    until(lambda: len(lost) > 1)
+    expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser")
+    page.unroute("**/label/answer/")
+    wait_for_receipts(page)
+    expect(page.locator("[data-count=today]")).to_have_text("1")
+    press(page, "2")
+    expect(page.locator("[data-count=today]")).to_have_text("2")
+
+
 def test_a_server_that_fails_gets_the_answer_again(desk, pairs, judged, until):
     pairs(4)
     page = desk()

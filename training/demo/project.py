@@ -40,7 +40,7 @@ def make_project(
     """A project that can start its first round. policy: folder or hub name; prompts: a JSONL file."""
     policy = policy or settings.POLICY_MODEL
     with transaction.atomic():
-        project = create_project(name, manager, slug, guidelines=GUIDELINES)
+        project = create_project(name, manager, slug, guidelines=GUIDELINES, languages=["en"])
         import_prompts(prompts or HERE / "prompts.jsonl", project)
         loop.create_loop(project, policy)
         loop_settings = project.loop_settings
