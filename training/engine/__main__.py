@@ -127,6 +127,7 @@ def _end(code: int) -> None:
     aborts a Python that is unwinding (seen with torch 2.13), and the launcher then ends the other processes.
     """
     if not launched():
+        gc.freeze()  # nor is there any on the way out, where looking takes a second and more
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
