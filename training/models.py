@@ -55,6 +55,12 @@ class ModelVersion(models.Model):
         folder = Path(settings.DATA) / self.location
         return str(folder) if folder.is_dir() else self.location
 
+    @property
+    def end_of_location(self) -> str:
+        """What tells a folder from others where a line has no room for all of it; a hub name is short."""
+        parts = Path(self.location).parts
+        return f"…/{parts[-2]}/{parts[-1]}" if len(parts) > 2 else self.location
+
 
 class RunQuerySet(models.QuerySet["Run"]):
     def unfinished(self) -> RunQuerySet:

@@ -22,7 +22,7 @@ from tests.training.test_loop import (
 )
 from training import choices, loop, runs
 from training.demo import recipe
-from training.models import LoopSettings, Metric, Promotion, Round, Run, Schedule
+from training.models import LoopSettings, Metric, ModelVersion, Promotion, Round, Run, Schedule
 
 
 @pytest.fixture
@@ -561,3 +561,17 @@ def test_a_schedule_that_makes_no_sense_is_refused(manager, loop_settings):
     manager.post("/p/support/schedules/", {"kind": "time", "at": "25:00", "timezone": "Mars/Base"})
     manager.post("/p/support/schedules/", {"kind": "amount", "every_preferences": "0"})
     assert not Schedule.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("/srv/models/policy", "…/models/policy"),
+        ("runs/12/model", "…/12/model"),
+        ("Qwen/Qwen3-32B", "Qwen/Qwen3-32B"),
+        ("policy", "policy"),
+    ],
+)
+def test_the_end_of_a_long_location_is_shown_and_a_hub_name_whole(manager, loop_settings, location, shown):
+    ModelVersion.objects.update(location=location)
+    assert f'title="{location}">{shown}</span>' in page(manager, "versions")
