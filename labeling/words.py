@@ -64,6 +64,7 @@ def desk_words() -> Words:
         "sign-in": _("Sign in again"),
         "undo-offline": _("No connection. Try once more to take your last answer back."),
         "texts-offline": _("No connection, so the answer's own text did not come."),
+        "failed": _("The server failed. Try once more."),
         # What an answer still lacks, or takes along
         "rate-first": _("First rate answer %(letter)s: %(criterion)s"),
         "reason-needed": _("This project asks for a reason with every answer"),

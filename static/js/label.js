@@ -344,7 +344,7 @@ async function undoEarlier() {
   else if (refused) {
     takeBackNext(skipped ? judgment : null); // an answer was changed elsewhere, and this page knows no other
     say(message, "needs");
-  } else if (!done) say(words("undo-offline"), "needs");
+  } else if (!done) say(words(outcome.faulty ? "failed" : "undo-offline"), "needs");
   else {
     takeBackNext(reply.last, reply.aside);
     if (!skipped) addToPace(-1);
@@ -425,7 +425,7 @@ async function openBetter() {
   const article = current;
   const outcome = article && (await better.open(article, () => article === current));
   if (outcome?.signedOut) saySignedOut(outcome);
-  else if (outcome && !outcome.done) say(outcome.message || words("texts-offline"), "needs");
+  else if (outcome && !outcome.done) say(outcome.message || words(outcome.faulty ? "failed" : "texts-offline"), "needs");
 }
 
 // Hands: keys, clicks

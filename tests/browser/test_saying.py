@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 
 from labeling.models import Assignment, Completion, Edit, GuidelinesVersion, Preference, Project, Prompt
 from labeling.selection import create_comparison
+from tests.browser.conftest import wait_for_receipts
 from tests.browser.test_desk import press, shown
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -362,6 +363,24 @@ def test_a_better_answer_starts_from_the_text_as_it_was_written(desk, compared, 
     edit = Edit.objects.get()
     assert (edit.completion.text, edit.original.text) == ("A **careful** claim.", texts[sides[1]])
     assert Preference.objects.get(chosen=edit.completion).rejected == edit.original
+
+
+def test_a_server_that_fails_is_told_from_a_connection_that_is_cut(desk, pairs, judged, until):
+    pairs(3)
+    page = desk()
+    page.keyboard.press("1")
+    until(lambda: len(judged()) == 1)
+    wait_for_receipts(page)
+    page.reload()
+    for address, key in (("texts", "e"), ("undo", "z")):
+        page.route(f"**/label/{address}/", lambda route: route.fulfill(status=500, body="Oh no"))
+        page.keyboard.press(key)
+        expect(status(page)).to_have_text("The server failed. Try once more.")
+        page.unroute(f"**/label/{address}/")
+        page.route(f"**/label/{address}/", lambda route: route.abort())
+        page.keyboard.press(key)
+        expect(status(page)).to_contain_text("No connection")
+        page.unroute(f"**/label/{address}/")
 
 
 def test_a_better_answer_may_be_dropped_and_unchanged_text_is_none(desk, pairs, judged, until):

@@ -80,3 +80,11 @@ def test_an_address_is_kept_though_no_letter_can_be_sent(client, settings, alice
     page = client.post(reverse("account_email"), said, follow=True).content.decode()
     assert "new@example.org" in page and "Confirmation email sent" not in page
     assert ("The mail could not be sent." in page) is bool(host)
+
+
+def test_the_page_of_an_account_leads_to_all_that_it_is_entered_by(client, bob):
+    client.force_login(bob)
+    page = client.get(reverse("labeling:account")).content.decode()
+    for door in ("account_email", "account_change_password", "mfa_index"):
+        assert f'href="{reverse(door)}"' in page
+        assert client.get(reverse(door)).status_code == 200
