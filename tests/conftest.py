@@ -1,5 +1,6 @@
 """The cast: Alice manages the project, Bob annotates, Carol reviews, Charlie may see nothing."""
 
+import atexit
 import gc
 import os
 import sys
@@ -12,15 +13,16 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 gc.disable()  # until all is loaded, of which none is garbage: looking for some takes half of the time
+atexit.register(gc.freeze)  # nor is there any on the way out
 
 
-def pytest_collection_finish():
-    gc.freeze()
-    gc.enable()
-
-
-def pytest_unconfigure():
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

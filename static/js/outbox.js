@@ -77,15 +77,16 @@ export async function post(url, values) {
 
 export class Outbox {
   // on: what to call with an entry and the server's word on it (delivered, refused), with how many wait and why
-  // (waiting), and when none does (emptied). They run in the tab that sends, and what became of an entry is told in the
-  // tab that added it as well.
+  // (waiting), and when none does (emptied, with whether it was said what became of each). They run in the tab that
+  // sends, and what became of an entry is told in every tab that knows of it.
   constructor(name, on) {
     this.prefix = `${name}:`;
     this.on = on;
-    this.own = new Set(); // entries that this tab has added, by their ids
-    this.tabs = new BroadcastChannel(name);
-    this.tabs.addEventListener("message", ({ data }) => this.own.has(data.entry.id) && on[data.became](data.entry, ...data.told));
     this.memory = new Map(); // in case the browser keeps no storage for us
+    this.known = new Set(this.ids()); // entries that were here before this page, or were added in it, and wait
+    this.heard = new Set(); // entries of which was told what became of them
+    this.tabs = globalThis.BroadcastChannel && new BroadcastChannel(name);
+    this.tabs?.addEventListener("message", ({ data }) => this.known.has(data.entry.id) && this.hear(data));
     this.failing = new Set(); // the assignments of what the server could not cope with when it was sent last
     this.retryMs = FIRST_RETRY_MS;
     this.count = 0;
@@ -98,7 +99,7 @@ export class Outbox {
     const now = Math.max(Date.now(), newest + 1); // a clock set back must not send an undo before its answer
     const stamp = String(now).padStart(15, "0") + String(this.count++).padStart(6, "0");
     const id = `${this.prefix}${stamp}:${newKey()}`;
-    this.own.add(id);
+    this.known.add(id);
     this.keep(id, { url, body, about, tried: false });
     this.flush();
     return id;
@@ -163,6 +164,7 @@ export class Outbox {
   // here knows whether the server has it.
   cancel(id) {
     if (this.entry(id)?.tried !== false) return false;
+    this.known.delete(id);
     this.remove(id);
     return true;
   }
@@ -180,14 +182,22 @@ export class Outbox {
         this.flushing = null;
         // Something may have come in after the last look and before the turn was over.
         if (emptied && this.ids().length) return this.flush();
-        if (emptied) this.on.emptied();
+        if (emptied) this.on.emptied(!this.known.size);
         return emptied;
       });
     return this.flushing;
   }
 
   tell(became, entry, ...told) {
-    this.tabs.postMessage({ became, entry, told });
+    this.tabs?.postMessage({ became, entry, told });
+    this.hear({ became, entry, told });
+  }
+
+  // Once: without locks two tabs may send the same entry.
+  hear({ became, entry, told }) {
+    if (this.heard.has(entry.id)) return;
+    this.heard.add(entry.id);
+    this.known.delete(entry.id);
     this.on[became](entry, ...told);
   }
 

@@ -51,8 +51,9 @@ export function sayWaiting(outcome, left) {
   waitingLine = heldSince === null ? status.textContent : null;
 }
 
-// None waits any more: another tab may have sent them.
-export function endWaiting() {
+// None waits any more: another tab may have sent them. told: whether it was said what became of each that is known here.
+export function endWaiting(told) {
   if (status.textContent === waitingLine) say("");
+  if (status.textContent === words("saving")) say(told ? words("saved") : "");
   waitingLine = null;
 }

@@ -3,6 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
+from labeling.models import Project
 from tests.browser.conftest import wait_for_receipts
 from tests.browser.test_desk import press, shown
 
@@ -135,3 +136,54 @@ def test_what_becomes_of_an_answer_is_told_in_the_tab_that_gave_it(desk, pairs, 
     else:
         expect(other.get_by_role("status")).to_have_text("Last answer saved")
     assert len(judged()) == 1
+
+
+def keep_back(page):
+    page.route("**/label/answer/", lambda route: route.abort())
+
+
+def test_saving_becomes_saved_when_another_tab_has_sent_what_came_after(desk, pairs, judged, until):
+    pairs(4)
+    page = desk()
+    other = page.context.new_page()
+    for tab, kept in ((page, "1 answer is"), (other, "2 answers are")):
+        keep_back(tab)
+        tab.goto(page.url)
+        press(tab, "1")
+        expect(tab.get_by_role("status")).to_contain_text(f"{kept} kept in this browser")
+    other.unroute("**/label/answer/")
+    other.evaluate("() => dispatchEvent(new Event('online'))")
+    until(lambda: len(judged()) == 2)
+    for tab in (page, other):
+        expect(tab.get_by_role("status")).to_have_text("Last answer saved")
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_tab_that_was_loaded_while_an_answer_waited_is_told_what_became_of_it(
+    desk, pairs, judged, until, refused, project
+):
+    pairs(4)
+    page = desk()
+    lost = []
+
+    def lose_the_receipt(route):
+        if not refused:
+            lost.append(route.fetch().status)
+        route.abort()
+
+    page.route("**/label/answer/", lose_the_receipt)
+    press(page, "1")
+    expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser")
+    page.reload()
+    expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser")
+    if refused:
+        Project.objects.filter(pk=project.pk).update(comment_required=True)
+    other = page.context.new_page()
+    other.goto(page.url)  # it sends
+    wait_for_receipts(other)
+    if refused:
+        expect(page.locator(".status.harm")).to_contain_text("comment")
+    else:
+        expect(page.get_by_role("status")).to_have_text("Last answer saved")
+    expect(page.locator("[data-count=today]")).to_have_text("0" if refused else "1")
+    assert len(judged()) == (0 if refused else 1)

@@ -14,6 +14,7 @@ from tests.browser.test_desk import press, shown
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+TABLET = {"viewport": {"width": 820, "height": 1180}, "has_touch": True, "is_mobile": True}
 
 
 @pytest.fixture
@@ -585,10 +586,11 @@ def test_a_finger_swipes_between_the_answers(desk, pairs, judged):
     assert shown(page) == before and judged() == []
 
 
-def test_what_is_tapped_on_a_phone_is_44_pixels_large(desk, pairs, asks):
+@pytest.mark.parametrize("held", [PHONE, TABLET], ids=["phone", "tablet"])
+def test_what_is_tapped_is_44_pixels_large(desk, pairs, asks, held):
     asks(criteria=["honesty"], reason_tags=["kinder"], all_good=True)
     pairs(1)
-    page = desk(**PHONE)
+    page = desk(**held)
     small = """() => [...document.querySelectorAll('button, nav a, .rating label, .tags label')]
         .map((element) => [element, element.getBoundingClientRect()])
         .filter(([, box]) => box.width && (box.width < 44 || box.height < 44))

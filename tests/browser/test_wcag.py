@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 
 from config.demo import FORMS, make_form
 from labeling.models import User
+from tests.training.rounds import loop_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -25,10 +26,12 @@ STOP = """() => {
     const at = document.activeElement;
     if (at === document.body || at === document.documentElement) return null;
     window.stops ??= [];
+    if (at === stops.at(-1)) return { same: true };
     if (stops.includes(at)) return { again: true };
     stops.push(at);
-    const label = at.ariaLabel || at.labels?.[0]?.innerText || at.innerText || at.title ||
-        document.getElementById(at.getAttribute("aria-labelledby"))?.innerText || "";
+    const own = at.matches("select, textarea, input") ? "" : at.innerText; // the words in a field are not its name
+    const label = at.ariaLabel || at.labels?.[0]?.textContent || own || at.title ||
+        document.getElementById(at.getAttribute("aria-labelledby"))?.textContent || "";
     const name = label.trim().replace(/\\s+/g, " ");
     const shown = at.matches("input[type=radio], input[type=checkbox]") && at.labels[0] || at;
     const box = shown.getBoundingClientRect();
@@ -38,10 +41,10 @@ STOP = """() => {
     const top = Math.max(box.top, 0), bottom = Math.min(box.bottom, innerHeight);
     const seen = [0.02, 0.25, 0.5, 0.75, 0.98].some((down) => [0.02, 0.25, 0.5, 0.75, 0.98].some((across) => {
         const hit = document.elementFromPoint(left + (right - left) * across, top + (bottom - top) * down);
-        return hit && (shown.contains(hit) || hit.contains(at));
+        return shown.contains(hit);
     }));
     const wrong = [!name && "no name", !marked && "no mark", (right <= left || bottom <= top || !seen) && "out of sight"];
-    return { what: `${at.tagName.toLowerCase()} ${name.slice(0, 40)}`, wrong: wrong.filter(Boolean).join(", ") };
+    return { what: `${at.tagName.toLowerCase()} ${name.slice(0, 40) || at.outerHTML.slice(0, 90)}`, wrong: wrong.filter(Boolean).join(", ") };
 }"""
 # What can be used and Tab did not reach; and where it went back to what is read before.
 LEFT_OUT = """() => {
@@ -50,20 +53,21 @@ LEFT_OUT = """() => {
     const chosen = (one) => one.type !== "radio" || stops.some((stop) => stop.name === one.name);
     return [...inside.querySelectorAll(can)]
         .filter((one) => one.checkVisibility({ visibilityProperty: true }) && !one.closest("[inert]"))
-        .filter((one) => !stops.includes(one) && !(one.type === "radio" && chosen(one)) && one.tabIndex >= 0)
+        .filter((one) => !stops.includes(one) && !(one.type === "radio" && chosen(one)))
         .map((one) => one.outerHTML.slice(0, 90));
 }"""
 TURNED_BACK = """() => {
     const path = (one) => (one ? [...path(one.parentElement), one] : []);
     const back = [];
     // In a dialog it began where the dialog lets one begin, and came to what is above it last.
-    const first = stops.reduce((one, other) => (one.compareDocumentPosition(other) & Node.DOCUMENT_POSITION_PRECEDING ? other : one));
+    const first = !document.querySelector("dialog[open]") ? stops[0] : stops.reduce((one, other) => (one.compareDocumentPosition(other) & Node.DOCUMENT_POSITION_PRECEDING ? other : one));
     stops.unshift(...stops.splice(stops.indexOf(first)));
     for (let i = 1; i < stops.length; i++) {
         const [one, next] = [path(stops[i - 1]), path(stops[i])];
         const apart = one.findIndex((part, depth) => part !== next[depth]);
         const [a, b] = [one[apart], next[apart]];
-        if (!a || !b) continue;
+        if (!a) continue; // into what it had, such as a card that scrolls
+        if (!b) { back.push(`out to ${one[apart - 1].outerHTML.slice(0, 60)}`); continue; }
         if (!(a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_FOLLOWING)) back.push(`${a.outerHTML.slice(0, 60)} in the source`);
         const [from, to] = [a.getBoundingClientRect(), b.getBoundingClientRect()];
         if ([a, b].some((part) => ["fixed", "sticky"].includes(getComputedStyle(part).position))) continue;
@@ -85,8 +89,8 @@ def walk(page):
     for _ in range(MOST_STOPS):
         page.keyboard.press("Tab")
         stop = page.evaluate(STOP)
-        if stop is None and names:
-            continue  # past the page's end, and on from its beginning
+        if (stop is None and names) or (stop and stop.get("same")):
+            continue  # past the page's end and on from its beginning, or on to the minutes of a time
         if not stop or stop.get("again"):
             break
         names.append(stop["what"])
@@ -140,6 +144,7 @@ def test_a_dialog_keeps_the_focus_and_gives_it_back(sign_in, alice, bob):
 @pytest.mark.parametrize("look", LOOKS)
 def test_the_other_pages(sign_in, alice, bob, project, look):
     make_form("facts", FORMS["facts"], alice, bob)
+    loop_of(project)
     page = sign_in(bob, **LOOKS[look])
     pages = {
         name: reverse(f"labeling:{name}", args=[slug] if slug else [])
@@ -149,8 +154,18 @@ def test_the_other_pages(sign_in, alice, bob, project, look):
         page.goto(path)
         assert len(walk(page)) > 5, path
     page = sign_in(alice, **LOOKS[look])
-    for name in ("settings", "people", "data", "questions", "question-new"):
+    for name in ("settings", "people", "data", "questions", "question-new", "reports"):
         page.goto(reverse(f"labeling:{name}", args=["facts"]))
+        assert len(walk(page)) > 8, name
+    for name, args in {
+        "loop": [],
+        "runs": [],
+        "run-new": ["reward"],
+        "versions": [],
+        "schedules": [],
+        "loop-settings": [],
+    }.items():
+        page.goto(reverse(f"training:{name}", args=[project.slug, *args]))
         assert len(walk(page)) > 8, name
 
 
@@ -223,24 +238,29 @@ def test_what_is_chosen_is_seen_in_the_systems_own_colours(sign_in, alice, bob):
     """Windows' contrast themes take every ground away that a page gave (1.4.1 Use of Color, 1.4.11)."""
     make_form("criteria", FORMS["criteria"], alice, bob)
     make_form("rankings", FORMS["rankings"], alice, bob)
-    page = sign_in(bob, reverse("labeling:label", args=["criteria"]), forced_colors="active")
+    look = {"viewport": {"width": 700, "height": 900}, "forced_colors": "active"}  # with the answers as tabs
+    page = sign_in(bob, reverse("labeling:label", args=["criteria"]), **look)
 
-    def differs(part, act):
-        before = part.screenshot()
+    def ground(part):
+        return page.locator(part).first.evaluate("(one) => getComputedStyle(one).backgroundColor")
+
+    def chosen_by(act, part):
+        before = ground(part)
         act()
-        page.evaluate("document.activeElement.blur()")
-        return part.screenshot() != before
+        page.locator("#stage").hover(position={"x": 1, "y": 1}, force=True)
+        return ground(part) != before
 
-    four = page.locator(".rating label").nth(3)
-    assert differs(four, lambda: four.click())
-    button = page.locator(".extras [data-do=differences]")
-    assert differs(button, lambda: page.keyboard.press("d"))
+    four = ".rating label:nth-of-type(4) > span"
+    assert chosen_by(lambda: page.locator(".rating label").nth(3).click(), four)
+    assert chosen_by(lambda: page.keyboard.press("d"), ".extras [data-do=differences]")
+    assert ground(".tabs [aria-current=true]") != ground(
+        ".tabs button:not([aria-current]):not([aria-pressed])"
+    )
+    given = ".verdict.a.s3"
+    for mark in ("(one) => one.classList.add('given')", "(one) => (one.ariaPressed = 'true')"):
+        assert chosen_by(lambda mark=mark: page.locator(given).evaluate(mark), given)
+        page.locator(given).evaluate("(one) => { one.classList.remove('given'); one.ariaPressed = null; }")
     page.keyboard.press("c")
-    reason = page.locator("#why .tags label").first
-    assert differs(reason, lambda: page.keyboard.press("1"))
+    assert chosen_by(lambda: page.keyboard.press("1"), "#why .tags label > span")
     page.goto(reverse("labeling:label", args=["rankings"]))
-    # Its words change as well; its ground is what a glance sees.
-    ground = "() => getComputedStyle(document.querySelector('.pick')).backgroundColor"
-    before = page.evaluate(ground)
-    page.keyboard.press("1")
-    assert page.evaluate(ground) != before
+    assert chosen_by(lambda: page.keyboard.press("1"), ".pick")

@@ -25,8 +25,11 @@ def index(request: HttpRequest, slug: str) -> HttpResponse:
     project = managed(request, slug)
     by_time, by_amount = schedules.of(project)
     sent = request.POST.get("kind")
-    times = TimeForm(request.POST if sent == "time" else None, initial=_time(by_time))
-    amounts = AmountForm(request.POST if sent == "amount" else None, initial=_amount(by_amount))
+    # Two forms on a page: a label belongs to one field alone.
+    times = TimeForm(request.POST if sent == "time" else None, initial=_time(by_time), auto_id="id_time_%s")
+    amounts = AmountForm(
+        request.POST if sent == "amount" else None, initial=_amount(by_amount), auto_id="id_amount_%s"
+    )
     if sent == "time" and times.is_valid():
         said = times.cleaned_data
         schedules.set_time(project, said["at"], said["timezone"], request.user, said["enabled"])
