@@ -575,3 +575,8 @@ def test_a_schedule_that_makes_no_sense_is_refused(manager, loop_settings):
 def test_the_end_of_a_long_location_is_shown_and_a_hub_name_whole(manager, loop_settings, location, shown):
     ModelVersion.objects.update(location=location)
     assert f'title="{location}">{shown}</span>' in page(manager, "versions")
+
+
+def test_a_round_that_kept_no_times_spoils_no_page(manager, loop_settings):
+    Round.objects.create(project=loop_settings.project, number=1, policy=loop_settings.policy, target=2)
+    assert "Round 1" in page(manager, "loop")
