@@ -461,7 +461,7 @@ class Round(models.Model):
         ends = [at for _, at in moments[1:]] + [self.finished_at or timezone.now()]
         return {
             stage: round((end - at).total_seconds(), 1)
-            for (stage, at), end in zip(moments, ends, strict=bool(moments))
+            for (stage, at), end in zip(moments, ends, strict=False)
             if stage != self.Stage.DONE
         }
 

@@ -101,19 +101,19 @@ def wait_for_answers():
 
 
 @pytest.fixture
-def sign_in_by_hand(open_browser):
-    """Sign a person in through the door, in a fresh profile; returns the page."""
+def knock(open_browser):
+    """Give name and password at the door, in a fresh profile; returns the page that it leads to, at `path`."""
 
-    def sign(person, path="/", **options):
+    def give(person, path="/", **options):
         page = open_browser(**options).new_page()
-        page.goto(f"{reverse('account_login')}?next={path}")
+        page.goto(reverse("account_login"))
         page.get_by_label("Name or e-mail address").fill(person.username)
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Sign in").click()
         page.wait_for_url(lambda url: urlsplit(url).path == path)
         return page
 
-    return sign
+    return give
 
 
 @pytest.fixture
@@ -182,6 +182,18 @@ def until(chromium):
             chromium.contexts[0].pages[0].wait_for_timeout(50)
 
     return wait
+
+
+def lose_receipts(page):
+    """Answers reach the server, and its receipts nobody; returns the statuses of those that are lost, while they are."""
+    lost = []
+
+    def lose(route):
+        lost.append(route.fetch().status)
+        route.abort()
+
+    page.route("**/label/answer/", lose)
+    return lost
 
 
 def wait_for_receipts(page):

@@ -259,7 +259,7 @@ NO_PAGES = {"account_confirm_login_code", "account_set_password", "mfa_download_
 
 
 @pytest.mark.slow
-def test_every_page_of_the_doors(sign_in_by_hand, open_browser, alice, settings, mailoutbox):
+def test_every_page_of_the_doors(knock, open_browser, alice, settings, mailoutbox):
     doors = Doors(open_browser(**LOOKS["phone"]).new_page())
     doors.look("signed out")
     settings.EMAIL_HOST = "mail.example.org"
@@ -274,7 +274,7 @@ def test_every_page_of_the_doors(sign_in_by_hand, open_browser, alice, settings,
     doors.look("from an old letter", ["account_reset_password_from_key"], uidb36=uid, key="x-y")
     doors.look("from no letter", ["account_confirm_email"], key="none")
 
-    doors.page = sign_in_by_hand(alice, **LOOKS["phone"])
+    doors.page = knock(alice, **LOOKS["phone"])
     doors.look("signed in")
     doors.page.goto(reverse("mfa_activate_totp"))
     doors.page.locator("input[type=password]").fill(PASSWORD)
@@ -284,12 +284,7 @@ def test_every_page_of_the_doors(sign_in_by_hand, open_browser, alice, settings,
     TOTP.activate(alice, generate_totp_secret())
     RecoveryCodes.activate(alice)
     doors.look("with a second factor")
-    doors.page = open_browser(**LOOKS["phone"]).new_page()
-    doors.page.goto(reverse("account_login"))
-    doors.page.get_by_label("Name or e-mail address").fill(alice.username)
-    doors.page.get_by_label("Password").fill(PASSWORD)
-    doors.page.get_by_role("button", name="Sign in").click()
-    doors.page.wait_for_url(f"**{reverse('mfa_authenticate')}*")
+    doors.page = knock(alice, reverse("mfa_authenticate"), **LOOKS["phone"])
     doors.look("half signed in", ["mfa_authenticate"])
     assert doors.found == {name: [] for name in doors.found}
     assert doors.unseen() == NO_PAGES

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from labeling.models import Assignment, Judgment, Preference, User
-from tests.browser.conftest import wait_for_receipts
+from tests.browser.conftest import lose_receipts, wait_for_receipts
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -182,13 +182,7 @@ def test_an_answer_whose_receipt_was_lost_is_stored_once(desk, pairs, judged, un
 def test_an_answer_whose_receipt_was_lost_counts_once_after_a_reload(desk, pairs, judged, until):
     pairs(4)
     page = desk()
-    lost = []
-
-    def lose_the_receipt(route):
-        lost.append(route.fetch().status)
-        route.abort()
-
-    page.route("**/label/answer/", lose_the_receipt)
+    lost = lose_receipts(page)
     press(page, "2")
     until(lambda: len(judged()) == 1 and lost)
     page.reload()

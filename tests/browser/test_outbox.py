@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from labeling.models import Project
-from tests.browser.conftest import wait_for_receipts
+from tests.browser.conftest import lose_receipts, wait_for_receipts
 from tests.browser.test_desk import press, shown
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -164,14 +164,7 @@ def test_a_tab_that_was_loaded_while_an_answer_waited_is_told_what_became_of_it(
 ):
     pairs(4)
     page = desk()
-    lost = []
-
-    def lose_the_receipt(route):
-        if not refused:
-            lost.append(route.fetch().status)
-        route.abort()
-
-    page.route("**/label/answer/", lose_the_receipt)
+    keep_back(page) if refused else lose_receipts(page)
     press(page, "1")
     expect(page.get_by_role("status")).to_contain_text("1 answer is kept in this browser")
     page.reload()
