@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 MAGNIFIED = 320  # pixels that a desktop of 1280 has at 400 % (1.4.10)
+TABLET = 800
 OF_COLOURS = ["color-contrast", "link-in-text-block"]  # the rules by which one theme can fail alone
 LOOKS = {
     "desktop": {"viewport": {"width": 1280, "height": 850}, "reduced_motion": "reduce"},
@@ -200,10 +201,14 @@ def test_every_page_that_a_manager_can_open(sign_in, rows, alice, bob, project, 
         for closed in page.locator("main details:not([open]) > summary").all():
             closed.click()
         found[name] = faults_of(page)
-        for width in {LOOKS[look]["viewport"]["width"], MAGNIFIED}:
+        for width in {LOOKS[look]["viewport"]["width"], MAGNIFIED, TABLET}:
             page.set_viewport_size(LOOKS[look]["viewport"] | {"width": width})
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, (name, wide)
+            assert page.locator(".topbar nav").evaluate("(nav) => nav.scrollWidth <= nav.clientWidth"), (
+                name,
+                width,
+            )
         page.set_viewport_size(LOOKS[look]["viewport"])
     page.goto(names["labeling:question-new"])
     page.evaluate(
