@@ -198,6 +198,7 @@ def test_after_the_last_order_the_bar_holds_nothing_of_it(desk, pairs, judged, u
     expect(page.locator("[data-order]")).to_be_empty()
     expect(page.get_by_role("button", name="Send this order")).to_be_disabled()
     pairs(1, candidates=("one", "two", "three", "four"))
-    page.get_by_role("button", name="Look again now").click()
+    # With the receipt the page looks by itself: the button may be gone by now.
+    page.get_by_role("button", name="Look again now", include_hidden=True).dispatch_event("click")
     expect(page.locator(".strip .tray .chip")).to_have_count(4)
     assert faults == []

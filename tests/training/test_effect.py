@@ -222,7 +222,7 @@ def test_only_standing_answers_with_a_winner_are_considered(project, bob, asked)
 def _as_large_tables_are_read():
     """By index, until the transaction ends: tables of so few rows would be read and joined whole."""
     with connection.cursor() as cursor:
-        for way in ("seqscan", "hashjoin", "mergejoin"):
+        for way in ("seqscan", "hashjoin", "mergejoin", "bitmapscan", "material"):
             cursor.execute(f"SET LOCAL enable_{way} = off")
 
 
