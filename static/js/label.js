@@ -7,7 +7,7 @@ import { Drafts } from "./drafts.js";
 import { isGone, markGone } from "./gone.js";
 import { actOf, isShortcut, place } from "./keys.js";
 import { Outbox, newKey, post } from "./outbox.js";
-import { addToPace, count, uncount } from "./pace.js";
+import { addToPace, count, uncount, uncountRefused } from "./pace.js";
 import { Ranking, drawNoRanking } from "./ranking.js";
 import { focusOn, nextUnrated, rateByKey, ratingsOf, showRatings } from "./ratings.js";
 import { followSides, offerDifferences, showLastTurn, showSide, toggleApart, toggleDifferences, turnByKey } from "./sides.js";
@@ -59,7 +59,7 @@ const outbox = new Outbox(`tastemaker:${urls.person}`, {
     if (!current) fill(); // the connection is back
   },
   refused: (entry, message, status) => {
-    uncount(entry);
+    uncountRefused(entry);
     // It did not fit what the project asks for by now: back to the person, with all that was said beside it.
     const given = history.find((one) => one.entry === entry.id);
     history = history.filter((one) => one !== given);
@@ -145,7 +145,7 @@ function holdsFocus() {
   return activeElement !== document.body && (activeElement.checkVisibility?.() ?? true); // Safari has it since 17.4
 }
 
-// Without a comparison the stage says why: on its way, nothing left, or no connection.
+// Without a comparison the stage says why: on its way, nothing left, no connection, or a server that fails.
 function drawEmpty(reason) {
   for (const card of document.querySelectorAll("[data-empty]")) card.hidden = card.dataset.empty !== reason;
 }
@@ -200,17 +200,18 @@ async function fill() {
   }
 }
 
-// Why nothing came: nobody is signed in, or somebody else; an answer has to arrive first; no connection; or nothing is left.
-function drawLack({ done, reply, signedOut, other, refused }) {
+// Why nothing came: nobody is signed in, or somebody else; an answer has to arrive first; no connection, or no server that
+// can tell; or nothing is left.
+function drawLack({ done, reply, signedOut, other, refused, faulty }) {
   if (signedOut) drawEmpty(other ? "other" : "signed-out");
   else if (refused) drawEmpty("coming");
-  else if (!done) lookSoon();
+  else if (!done) lookSoon(faulty ? "failing" : "cut");
   else if (!reply.html) drawEmpty(outbox.isMoving ? "coming" : "nothing");
 }
 
 // Less and less often, and not in a tab that nobody looks at; one that is looked at again looks at once.
-function lookSoon() {
-  drawEmpty("cut");
+function lookSoon(why) {
+  drawEmpty(why);
   clearTimeout(soon);
   soon = setTimeout(() => document.hidden || fill(), soonMs);
   soonMs = Math.min(soonMs * 2, LOOK_AGAIN_MS);

@@ -76,9 +76,9 @@ export async function post(url, values) {
 }
 
 export class Outbox {
-  // on: what to call with an entry and the server's word on it (delivered, refused), with how many wait and why
-  // (waiting), and when none does (emptied, with whether it was said what became of each). They run in the tab that
-  // sends, and what became of an entry is told in every tab that knows of it.
+  // on: what to call with an entry and the server's word on it (delivered, refused), with of how many comparisons something
+  // waits and why (waiting), and when none does (emptied, with whether it was said what became of each). They run in the
+  // tab that sends, and what became of an entry is told in every tab that knows of it.
   constructor(name, on) {
     this.prefix = `${name}:`;
     this.on = on;
@@ -135,6 +135,11 @@ export class Outbox {
     } catch {
       return null; // no storage, or nothing that this page has written
     }
+  }
+
+  // Of how many comparisons something waits: an answer, what takes it back and the next one are of the same.
+  get size() {
+    return new Set(this.entries().map((entry) => entry.body.assignment)).size;
   }
 
   entries() {
@@ -228,7 +233,7 @@ export class Outbox {
         continue;
       }
       if (outcome.failed || outcome.signedOut) {
-        this.on.waiting(this.ids().length, outcome);
+        this.on.waiting(this.size, outcome);
         return this.wait();
       }
       this.retryMs = FIRST_RETRY_MS;
@@ -238,7 +243,7 @@ export class Outbox {
       else this.tell("refused", entry, outcome.message, outcome.status);
     }
     if (!faulty.size) return true;
-    this.on.waiting(this.ids().length, { faulty: true });
+    this.on.waiting(this.size, { faulty: true });
     return this.wait();
   }
 }

@@ -2,11 +2,13 @@
 // since or waits in this browser, in whichever tab it was said. Each entry of the outbox counts once.
 
 const { answerUrl, undoUrl, last } = document.querySelector("#stage").dataset;
-const counted = new Set(); // entries, by their ids
+const counted = new Map(); // entries, by their ids
+const never = new Set(); // answers that never stood, by their keys: taking one back takes nothing away
 
 function worth({ url, body }) {
   if (url === answerUrl) return body.revises ? 0 : 1;
-  return url === undoUrl && !body.put_aside ? -1 : 0; // other projects have a pace of their own
+  const takesAway = url === undoUrl && !body.put_aside && !never.has(body.client_key);
+  return takesAway ? -1 : 0; // other projects have a pace of their own
 }
 
 export function addToPace(by) {
@@ -20,11 +22,20 @@ export function addToPace(by) {
 export function count(entry, judgment = Infinity) {
   if (judgment <= Number(last ?? 0)) return uncount(entry);
   if (counted.has(entry.id)) return;
-  counted.add(entry.id);
+  counted.set(entry.id, entry);
   addToPace(worth(entry));
 }
 
 // What was refused or never sent; what was never counted here changes nothing.
 export function uncount(entry) {
   if (counted.delete(entry.id)) addToPace(-worth(entry));
+}
+
+// What the server refused. What takes such an answer back may wait behind it, and takes nothing away.
+export function uncountRefused(entry) {
+  uncount(entry);
+  if (entry.about.kind !== "answer") return;
+  const { client_key: key } = entry.body;
+  for (const one of [...counted.values()].filter(({ body }) => body.client_key === key)) uncount(one);
+  never.add(key);
 }

@@ -417,6 +417,23 @@ def test_an_empty_desk_without_a_connection_asks_less_and_less_and_never_unseen(
     assert len(asked) == 1
 
 
+def test_a_server_that_cannot_find_the_next_comparison_is_no_cut_connection(desk, pairs, judged, until):
+    pairs(1)
+    page = desk()
+    page.wait_for_load_state("networkidle")
+    page.route("**/label/next/", lambda route: route.fulfill(status=500, body="<h1>Server Error (500)</h1>"))
+    page.keyboard.press("1")
+    failing = page.get_by_role("heading", name="The server failed to find the next comparison")
+    expect(failing).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text("Last answer saved")
+    assert len(judged()) == 1 and faults_of(page) == []
+    pairs(1)
+    page.unroute("**/label/next/")
+    page.locator("[data-empty=failing]").get_by_role("button", name="Try again now").click()
+    expect(page.locator("#stage article")).to_be_visible()
+    expect(failing).to_be_hidden()
+
+
 def test_a_change_that_waits_to_be_sent_is_not_asked_for_again(desk, pairs, judged, until):
     pairs(3)
     page = desk()

@@ -1,8 +1,12 @@
 """What waits in the browser: whatever the clock does, and whatever stands between browser and server."""
 
+import uuid
+
 import pytest
 from playwright.sync_api import expect
 
+from labeling.assignment import next_for
+from labeling.judging import record
 from labeling.models import Project
 from tests.browser.conftest import lose_receipts, wait_for_receipts
 from tests.browser.test_desk import press, shown
@@ -180,3 +184,29 @@ def test_a_tab_that_was_loaded_while_an_answer_waited_is_told_what_became_of_it(
         expect(page.get_by_role("status")).to_have_text("Last answer saved")
     expect(page.locator("[data-count=today]")).to_have_text("0" if refused else "1")
     assert len(judged()) == (0 if refused else 1)
+
+
+def test_what_takes_back_an_answer_that_is_refused_takes_nothing_away(desk, pairs, judged, project, bob, until):
+    pairs(4)
+    record(next_for(bob, project), "tie", uuid.uuid4())
+    page = desk()
+    status, today = page.get_by_role("status"), page.locator("[data-count=today]")
+    expect(today).to_have_text("1")
+    page.wait_for_load_state("networkidle")
+    page.route("**/label/answer/", lambda route: route.abort())
+    page.route("**/label/undo/", lambda route: route.abort())
+    press(page, "1")
+    expect(today).to_have_text("2")
+    expect(status).to_contain_text("1 answer is kept in this browser")
+    page.keyboard.press("z")
+    expect(today).to_have_text("1")
+    expect(status).to_contain_text("1 answer is kept in this browser")
+    Project.objects.filter(pk=project.pk).update(comment_required=True)
+    page.unroute("**/label/answer/")
+    page.unroute("**/label/undo/")
+    page.evaluate("() => dispatchEvent(new Event('online'))")
+    wait_for_receipts(page)
+    expect(today).to_have_text("1")
+    assert len(judged()) == 1
+    page.reload()
+    expect(today).to_have_text("1")
