@@ -245,6 +245,8 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1/",
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    # A script, not values: static/js/api.js has the second one.
+    "SWAGGER_UI_SETTINGS": "{deepLinking: true, presets: [SwaggerUIBundle.presets.apis, toBeReadByEar]}",
     "REDOC_DIST": "SIDECAR",
 }
 REST_KNOX = {"TOKEN_TTL": None, "AUTH_HEADER_PREFIX": "Token", "TOKEN_PREFIX": "tm_"}

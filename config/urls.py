@@ -7,6 +7,7 @@ from labeling.views.forgotten import Forgotten, SignIn
 
 # One door, with its second factor and its limit of guesses.
 admin.site.login = secure_admin_login(admin.site.login)
+admin.site.site_header = admin.site.site_title = "Tastemaker"
 
 urlpatterns = [
     path("admin/", admin.site.urls),

@@ -24,6 +24,9 @@ from labeling.models import (
 class PersonAdmin(UserAdmin):
     """An account that was ever in a project is switched off, not deleted: it says who said what."""
 
+    filter_horizontal = ()  # whose script labels its parts in a way that no screen reader may read
+    readonly_fields = ("last_login", "date_joined")
+
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         unused = obj is not None and not obj.memberships.exists()
         return unused and super().has_delete_permission(request, obj)

@@ -186,7 +186,9 @@ def test_a_tab_that_was_loaded_while_an_answer_waited_is_told_what_became_of_it(
     assert len(judged()) == (0 if refused else 1)
 
 
-def test_what_takes_back_an_answer_that_is_refused_takes_nothing_away(desk, pairs, judged, project, bob, until):
+def test_what_takes_back_an_answer_that_is_refused_takes_nothing_away(
+    desk, pairs, judged, project, bob, until
+):
     pairs(4)
     record(next_for(bob, project), "tie", uuid.uuid4())
     page = desk()
