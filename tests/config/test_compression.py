@@ -6,7 +6,7 @@ import pytest
 
 ACCEPT = {"HTTP_ACCEPT_ENCODING": "gzip"}
 DESK_ASSETS = (
-    "css/tokens.css", "css/base.css", "css/label.css", "js/label.js", "js/outbox.js", "js/better.js", "js/diff.js",
+    "css/tokens.css", "css/base.css", "css/label.css", "js/label.js", "js/once.js", "js/outbox.js", "js/bar.js", "js/better.js", "js/diff.js",
     "js/drafts.js", "js/gone.js", "js/keys.js", "js/pace.js", "js/ranking.js", "js/ratings.js", "js/sides.js", "js/status.js", "js/strip.js", "js/words.js", "icon.svg",
 )  # fmt: skip
 MOST_BYTES = 60_000
@@ -37,7 +37,7 @@ def test_the_list_above_is_what_the_desk_asks_for(client, project, bob):
     asked = {
         part.split('"')[0]
         for source in sources
-        for start in ('"/static/', 'from "./')
+        for start in ('"/static/', 'from "./', 'import "./')
         for part in source.split(start)[1:]
     }
     assert {name.split("/")[-1] for name in asked} == {name.split("/")[-1] for name in DESK_ASSETS}
