@@ -300,7 +300,8 @@ def put_aside(user: User, project: Project, values: dict[str, Any]) -> dict[str,
 def undo(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]:
     """Take one answer back, or with `put_aside` what was skipped or reported, once however often it is asked.
 
-    `last` and `aside` name what to take back after it: see `newest`.
+    `took_back` is whether there was something: an answer that was refused never stood. `last` and `aside` name what to
+    take back after it: see `newest`.
     """
     judgment = None
     if values.get("put_aside"):
@@ -314,6 +315,7 @@ def undo(user: User, project: Project, values: dict[str, Any]) -> dict[str, Any]
         "assignment": assignment.pk,
         "html": fragment(assignment, user),
         "draft": said_before(judgment)["draft"] if judgment else {},
+        "took_back": judgment is not None or bool(values.get("put_aside")),
         **newest(user, project),
     }
 

@@ -43,7 +43,8 @@ let hiddenSince = null;
 // One outbox a person, not a project: whichever desk is open sends what waits.
 const outbox = new Outbox(`tastemaker:${urls.person}`, {
   delivered: (entry, reply, left) => {
-    count(entry, entry.url === urls.answerUrl ? reply.judgment : undefined);
+    if (reply.took_back === false) uncount(entry);
+    else count(entry, entry.url === urls.answerUrl ? reply.judgment : undefined);
     if (entry.about.kind === "answer") sayInPassing(words(left ? "saving" : "saved"));
     if (entry.about.kind === "undo") sayInPassing(words("taken-back"));
     if (entry.about.kind === "skip") sayInPassing(words("skipped"));

@@ -2,7 +2,8 @@
 // since or waits in this browser, in whichever tab it was said. Each entry of the outbox counts once.
 
 const { answerUrl, undoUrl, last } = document.querySelector("#stage").dataset;
-const counted = new Map(); // entries, by their ids
+const shown = [...document.querySelectorAll("[data-count]")];
+const counted = new Map(); // what each entry of the outbox has changed, by its id
 const never = new Set(); // answers that never stood, by their keys: taking one back takes nothing away
 
 function worth({ url, body }) {
@@ -11,31 +12,40 @@ function worth({ url, body }) {
   return takesAway ? -1 : 0; // other projects have a pace of their own
 }
 
+// No number falls below nothing: an answer of yesterday that is taken back is none of today's. Returns what was changed.
+function change(by) {
+  return shown.map((one, at) => {
+    const before = Number(one.textContent);
+    one.textContent = Math.max(0, before + by[at]);
+    return Number(one.textContent) - before;
+  });
+}
+
 export function addToPace(by) {
-  for (const shown of document.querySelectorAll("[data-count]")) {
-    shown.textContent = Math.max(0, Number(shown.textContent) + by);
-  }
+  return change(shown.map(() => by));
 }
 
 // judgment: by which number the server has it. What it had when the page was loaded it has counted itself: its receipt
 // was lost, and it was sent again.
 export function count(entry, judgment = Infinity) {
   if (judgment <= Number(last ?? 0)) return uncount(entry);
-  if (counted.has(entry.id)) return;
-  counted.set(entry.id, entry);
-  addToPace(worth(entry));
+  if (!counted.has(entry.id)) counted.set(entry.id, { entry, changed: addToPace(worth(entry)) });
 }
 
-// What was refused or never sent; what was never counted here changes nothing.
-export function uncount(entry) {
-  if (counted.delete(entry.id)) addToPace(-worth(entry));
+// What was refused, never sent, or found nothing to take back; what was never counted here changes nothing.
+export function uncount({ id }) {
+  const changed = counted.get(id)?.changed;
+  counted.delete(id);
+  if (changed) change(changed.map((by) => -by));
 }
 
 // What the server refused. What takes such an answer back may wait behind it, and takes nothing away.
 export function uncountRefused(entry) {
-  uncount(entry);
-  if (entry.about.kind !== "answer") return;
   const { client_key: key } = entry.body;
-  for (const one of [...counted.values()].filter(({ body }) => body.client_key === key)) uncount(one);
-  never.add(key);
+  if (entry.about.kind === "answer") {
+    const behind = [...counted.values()].map((one) => one.entry).filter((one) => one.url === undoUrl);
+    for (const one of behind) if (one.body.client_key === key) uncount(one);
+    never.add(key);
+  }
+  uncount(entry);
 }
