@@ -47,6 +47,24 @@ def freeze(
     return version
 
 
+def freeze_if_changed(project: Project, created_by: User | None = None) -> tuple[DatasetVersion, bool]:
+    """Freeze the project's current preferences, unless its newest version holds exactly these.
+
+    Returns the version that holds them, and whether it is a new one. Raises as `freeze` does.
+    """
+    with transaction.atomic():
+        version = freeze(project, created_by)
+        before = project.dataset_versions.filter(number=version.number - 1).first()
+        if before is None or _content(before) != _content(version):
+            return version, True
+        transaction.set_rollback(True)
+    return before, False
+
+
+def _content(version: DatasetVersion) -> tuple[str, str]:
+    return version.train_sha256, version.eval_sha256
+
+
 def _one_at_a_time(project: Project) -> None:
     """Wait for another freeze of the same project, so that numbers follow each other."""
     with connection.cursor() as cursor:

@@ -68,10 +68,14 @@ def upload(request: HttpRequest, slug: str) -> HttpResponse:
 def freeze(request: HttpRequest, slug: str) -> HttpResponse:
     project = access_project(request.user, slug, MANAGER)
     try:
-        version = datasets.freeze(project, created_by=request.user)
+        version, is_new = datasets.freeze_if_changed(project, created_by=request.user)
     except ValidationError as error:
         messages.error(request, " ".join(error.messages))
     else:
         total = version.train_count + version.eval_count
-        messages.success(request, f"Dataset version {version.number} is frozen, with {total} preferences.")
+        if is_new:
+            said = f"Dataset version {version.number} is frozen, with {total} preferences."
+        else:
+            said = f"Nothing has changed since version {version.number} was frozen."
+        messages.success(request, said)
     return redirect("labeling:data", slug)

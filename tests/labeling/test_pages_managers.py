@@ -9,6 +9,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import transaction
 from knox.models import get_token_model
 
+from labeling.judging import withdraw
 from labeling.models import DatasetVersion, Membership, Project, Prompt, User
 from labeling.projects import create_project, save_guidelines
 from labeling.views.people import invite, work_by_person
@@ -243,6 +244,24 @@ def test_judged_comparisons_are_imported_and_frozen_as_a_version(as_alice, proje
     (train,) = re.findall(r'href="([^"]*split=train)"', html)
     fetched = b"".join(as_alice.get(train).streaming_content)
     assert hashlib.sha256(fetched).hexdigest() == version.train_sha256
+
+
+def test_what_has_not_changed_is_not_frozen_again(as_alice, project, bob, make_comparison, answer):
+    def freeze():
+        return as_alice.post(f"/p/{project.slug}/data/freeze/", follow=True).content.decode()
+
+    def more():
+        make_comparison()
+        return answer(bob)
+
+    more()
+    assert "Dataset version 1 is frozen, with 1 preferences." in freeze()
+    assert "Nothing has changed since version 1 was frozen." in freeze()
+    assert DatasetVersion.objects.count() == 1
+    withdraw(more())
+    assert "Nothing has changed since version 1 was frozen." in freeze()
+    more()
+    assert "Dataset version 2 is frozen, with 2 preferences." in freeze()
 
 
 def test_freezing_nothing_says_why(as_alice, project):
