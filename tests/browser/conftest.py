@@ -196,6 +196,11 @@ def lose_receipts(page):
     return lost
 
 
+def wait_for_frame(page):
+    """Until the page has been drawn, and what watches sizes (bar.js) has seen them."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+
+
 def wait_for_receipts(page):
     """Until nothing that was said or begun waits in the browser any more, in whichever tab it was said."""
     page.wait_for_function(

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from labeling.models import QualificationAnswer, QualificationAttempt
 from labeling.qualification import add_questions, build_question
-from tests.browser.conftest import PASSWORD
+from tests.browser.conftest import PASSWORD, wait_for_frame
 from tests.browser.test_axe import LOOKS, faults_of
 from tests.browser.test_languages import CUT_OFF, speak
 from tests.browser.test_outages import hold_session
@@ -183,6 +183,7 @@ def test_what_can_be_said_of_many_answers_fits_in_every_language(sign_in, bob, p
             page.set_viewport_size({"width": width, "height": height})
             page.reload()
             expect(page.locator("html")).to_have_attribute("lang", code)
+            wait_for_frame(page)
             small, room = page.evaluate(LAYOUT)
             assert (small, page.evaluate(CUT_OFF)) == ([], []), (code, width)
             assert room >= 0, (code, width)

@@ -4,6 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from labeling.models import Project
+from tests.browser.conftest import wait_for_frame
 from tests.browser.test_saying import PHONE
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -156,6 +157,7 @@ def test_eight_chips_fit_a_narrow_phone(desk, pairs):
     assert strip["x"] >= 0 and strip["x"] + strip["width"] <= 360
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     # The bar covers nothing of the answers that could not be scrolled from under it.
+    wait_for_frame(page)
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
     answer = page.locator("#stage .answer").first.bounding_box()
     assert answer["y"] + answer["height"] <= page.locator(".bar").bounding_box()["y"]

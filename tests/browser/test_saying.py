@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from labeling.models import Assignment, Completion, Edit, GuidelinesVersion, Preference, Project, Prompt
 from labeling.selection import create_comparison
-from tests.browser.conftest import wait_for_receipts
+from tests.browser.conftest import wait_for_frame, wait_for_receipts
 from tests.browser.test_desk import press, shown
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -124,6 +124,7 @@ def test_what_gets_the_focus_is_covered_by_nothing(desk, compared, asks):
     page = desk()
     for width, height in ((1280, 720), (360, 740)):
         page.set_viewport_size({"width": width, "height": height})
+        wait_for_frame(page)
         for begin, key in (("scrollTo(0, 0)", "r"), ("document.querySelector('.prompt').focus()", "Tab")):
             page.evaluate(begin)
             page.keyboard.press(key)
